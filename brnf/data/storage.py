@@ -1,0 +1,103 @@
+"""Files on a local disk or behind a URI (`s3://`, `gs://`), through pyarrow's file systems.
+
+Only operations that object stores have too: read, list, delete, and put a whole file atomically. No stage
+renames a directory or relies on a disk shared by all nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+from pyarrow import fs
+
+
+def join(base: str, *names: str) -> str:
+    """Join path segments to a path or URI."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+def absolute(path: str) -> str:
+    """Make a local path absolute, so that workers with another working directory find it; URIs stay."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def open_location(path: str) -> tuple[fs.FileSystem, str]:
+    """Split a path or URI into a pyarrow file system and the path inside it."""
+    return fs.FileSystem.from_uri(absolute(path))
+
+
+def exists(path: str) -> bool:
+    """Whether a file or directory is there."""
+    filesystem, inner = open_location(path)
+    return filesystem.get_file_info(inner).type != fs.FileType.NotFound
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    filesystem, inner = open_location(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Put a whole file atomically: readers see the old file, or the new one, never a part of it."""
+    filesystem, inner = open_location(path)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(inner) as stream:  # an object store commits on close
+            stream.write(content)
+        return
+    os.makedirs(os.path.dirname(inner), exist_ok=True)
+    temporary = f"{inner}.{uuid.uuid4().hex}.partial"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, inner)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
+
+
+def write_json(path: str, value: Any) -> None:
+    """Put a JSON file atomically, keys in the order given."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def list_names(directory: str) -> list[str]:
+    """Sorted names of the files in a directory; empty if it does not exist. Partial files are not listed."""
+    filesystem, inner = open_location(directory)
+    selector = fs.FileSelector(inner, allow_not_found=True)
+    infos = filesystem.get_file_info(selector)
+    return sorted(i.base_name for i in infos if i.type == fs.FileType.File and not i.base_name.endswith(".partial"))
+
+
+def delete(path: str) -> None:
+    """Delete a file or a directory with all it holds; nothing happens if there is none."""
+    filesystem, inner = open_location(path)
+    kind = filesystem.get_file_info(inner).type
+    if kind == fs.FileType.Directory:
+        filesystem.delete_dir(inner)
+    elif kind != fs.FileType.NotFound:
+        filesystem.delete_file(inner)
