@@ -37,8 +37,9 @@ class DataConfig:
 
     __pydantic_config__ = FORBID_UNKNOWN
 
-    kind: Literal["voc", "folder"] = "voc"
-    """Layout under --root: a VOCdevkit/VOC2012 tree, or a folder of images with a CSV of tags."""
+    kind: Literal["voc", "folder", "coco"] = "voc"
+    """Layout under --root: a VOCdevkit/VOC2012 tree, a folder of images with a CSV of tags, or a COCO tree (of
+    which shards cannot be made yet)."""
     train_split: str = "train_aug"
     """Split to train on (ImageSets/Segmentation/{split}.txt). Its masks are never read."""
     score_split: str | None = "val"
@@ -159,6 +160,8 @@ class OptimConfig:
     """Learning rate is (1 - step/steps)^power of its start (SIPE)."""
     clip_norm: float = 1.0
     """Norm that the network's gradient is clipped to (SIPE)."""
+    window_units: int = 16
+    """Units that rows are shuffled over, within the permutation of all units (ours)."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
@@ -167,6 +170,7 @@ class OptimConfig:
         require(self.lr_new > 0, "lr_new", self.lr_new, "give a positive number")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "give 0 to below 1")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "give a positive number")
+        require(self.window_units >= 1, "window_units", self.window_units, "give 1 or more; 16 is usual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,8 +426,6 @@ class ComputeConfig:
     """Of the network; flows, mixture and losses stay in float32."""
     prefetch_batches: int = 3
     """Batches decoded ahead, by as many threads (2 or more; Ray caps the threads at 4)."""
-    window_units: int = 16
-    """Units that rows are shuffled over, within the permutation of all units."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl and the console."""
     checkpoint_every: int = 100
@@ -432,8 +434,12 @@ class ComputeConfig:
     """Times that training starts again from its last checkpoint after a worker or node is lost."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "prefetch_batches", "window_units", "log_every", "checkpoint_every"):
+        for name in ("num_workers", "prefetch_batches", "log_every", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"compute.{name}", getattr(self, name), "give 1 or more")
+        require(
+            self.checkpoint_every % self.log_every == 0,
+            "compute.checkpoint_every", self.checkpoint_every, f"give a multiple of compute.log_every ({self.log_every})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

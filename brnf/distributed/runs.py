@@ -1,0 +1,33 @@
+"""Finished runs on disk or behind a URI: their files, and the model in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brnf.config import RunConfig
+from brnf.data import storage
+from brnf.data.schema import MANIFEST
+from brnf.models.brnf import Brnf
+from brnf.training.checkpoint import WEIGHTS, build_run
+
+
+def run_manifest(run: str) -> dict[str, Any]:
+    """The manifest of a finished run.
+
+    Raises:
+        ValueError: If `run` is not one.
+    """
+    path = storage.join(run, MANIFEST)
+    if not storage.exists(path):
+        raise ValueError(f"{run} is no finished run (it has no {MANIFEST}); finish it with the same `brnf train` command")
+    manifest = storage.read_json(path)
+    if "method" not in manifest:
+        raise ValueError(f"{run} is not the directory of a run; --run takes what `brnf train --out` wrote")
+    return manifest
+
+
+def load_run(run: str, device: str = "cpu") -> tuple[Brnf, RunConfig, dict[str, Any]]:
+    """A finished run's model in evaluation mode, its configuration and its manifest."""
+    manifest = run_manifest(run)
+    model, config = build_run(storage.read_bytes(storage.join(run, WEIGHTS)), manifest, device)
+    return model, config, manifest

@@ -1,0 +1,334 @@
+"""Ray Train runs the loop: any number of workers, checkpoints, resumption by running the same command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from pyarrow import fs
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from brnf.config import RunConfig, as_dict
+from brnf.data import storage
+from brnf.data.schema import MANIFEST
+from brnf.data.seeds import Seeds
+from brnf.data.shards import Shards, epoch_plan, rank_slice
+from brnf.distributed.runs import load_run, run_manifest
+from brnf.distributed.stream import Source, steps_per_read, stream
+from brnf.models.backbones import load_weights
+from brnf.models.brnf import Brnf
+from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
+from brnf.training.device import resolve_device
+from brnf.training.metrics_log import MetricsLog
+from brnf.training.step import BaseStep, Batch, BrnfStep, read_maps
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+KEPT_CHECKPOINTS = 2
+CONTROLLER_FAILURES = 3
+"""Ray's default is to retry an infeasible request for ever."""
+PROGRESS_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs; small, but for the weights, which travel through the object store."""
+
+    config: RunConfig
+    method: str
+    source: Source
+    weights: ray.ObjectRef
+    out: str
+    threads: int
+
+
+def train(
+    config: RunConfig, *, method: str, shards: str, seeds: str | None = None, base: str | None = None, out: str
+) -> dict[str, Any]:
+    """Train the base ("sipe") or BRNF ("brnf") on shards and write a finished run to `out`.
+
+    Goes on from the last checkpoint in `out`, if there is one.
+
+    Args:
+        config: Resolved configuration.
+        method: "sipe" or "brnf".
+        shards: Directory of the training split.
+        seeds: Directory of its base seeds; BRNF only.
+        base: Finished base run to start from where `brnf.init` is "base".
+        out: Directory of the run.
+
+    Returns:
+        The run's manifest.
+
+    Raises:
+        ValueError: If inputs are missing or do not fit.
+    """
+    opened = Shards.open(shards)
+    source = Source(opened, Seeds.open(seeds, opened) if seeds else None)
+    optim = config.base.optim if method == "sipe" else config.brnf.optim
+    epoch_plan([unit.num_rows for unit in opened.units], **plan_options(config, optim, 0))  # refuses too few images
+    weights = ray.put(initial_weights(config, method, opened.num_classes, base))
+    workers = config.compute.num_workers
+    cpus, use_gpu = worker_resources(config)
+    job = Job(config, method, source, weights, out, min(cpus, max(1, (os.cpu_count() or 1) // workers)))
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})}
+        ),
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=out,
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            failure_config=FailureConfig(
+                max_failures=config.compute.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+        ),
+    )
+    with Progress(storage.join(out, METRICS), total=optim.epochs * (opened.num_images // optim.batch_size)):
+        result = trainer.fit()
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as directory:
+        state = final_weights(Path(directory))
+    return finish(job, state, result.metrics["step"], seeds)
+
+
+def initial_weights(config: RunConfig, method: str, num_classes: int, base: str | None) -> dict[str, Tensor]:
+    """The model's whole state at step 0: deterministic, made on the driver so that no worker downloads anything."""
+    weights = None
+    if method == "brnf" and config.brnf.init == "base":
+        if base is None:
+            raise ValueError("brnf.init is 'base', but no base run is given: add --base RUN, or set brnf.init=backbone")
+        if run_manifest(base)["config"]["backbone"]["name"] != config.backbone.name:
+            raise ValueError(f"the base run {base} has another backbone than backbone.name={config.backbone.name!r}")
+        weights = load_run(base)[0].network.state_dict()
+    backbone = load_weights(config.backbone)
+    torch.manual_seed(config.random_seed)
+    model = Brnf(config, num_classes, method)
+    model.network.backbone.load_state_dict(backbone)
+    if weights is not None:
+        model.network.load_state_dict(weights)
+    return model.state_dict()
+
+
+def worker_resources(config: RunConfig) -> tuple[int, bool]:
+    """CPUs of each worker and whether it takes a GPU; one CPU a cluster stays free for Ray Data's tasks."""
+    total = ray.cluster_resources()
+    use_gpu = config.compute.device != "cpu" and total.get("GPU", 0) >= 1
+    if config.compute.device == "cuda" and not use_gpu:
+        raise ValueError("compute.device is 'cuda', but the Ray cluster declares no GPU; give auto or cpu")
+    workers = config.compute.num_workers
+    if use_gpu and total["GPU"] < workers:
+        raise ValueError(f"compute.num_workers is {workers}, but the cluster has {total['GPU']:g} GPUs: give that many")
+    free = int(total.get("CPU", 1)) - 1
+    cpus = config.compute.cpus_per_worker or max(1, free // workers)
+    if cpus * workers > free:
+        raise ValueError(
+            f"compute.num_workers is {workers} with {cpus} CPUs each, but the cluster has {free + 1} and one has to stay "
+            "free for reading; lower compute.num_workers or compute.cpus_per_worker"
+        )
+    return cpus, use_gpu
+
+
+def finish(job: Job, state: dict[str, Tensor], steps: int, seeds: str | None) -> dict[str, Any]:
+    """Write the weights and, last, the manifest of a finished run."""
+    packed = pack_weights(state)
+    storage.write_bytes(storage.join(job.out, WEIGHTS), packed)
+    manifest = {
+        "method": job.method,
+        "class_names": list(job.source.shards.class_names),
+        "split": job.source.shards.manifest["split"],
+        "images": job.source.shards.num_images,
+        "shards_hash": job.source.shards.content_hash,
+        "seeds": job.source.seeds is not None,
+        "initialisation": f"{job.config.backbone.name}, {Path(job.config.backbone.weights).name}"
+        + (", then the base network" if job.method == "brnf" and job.config.brnf.init == "base" else ""),
+        **describe(state, packed, steps),
+        "config": as_dict(job.config),
+    }
+    storage.write_json(storage.join(job.out, MANIFEST), manifest)
+    return manifest
+
+
+def plan_options(config: RunConfig, optim: Any, epoch: int) -> dict[str, int]:
+    """What an epoch's order follows from, beside the units."""
+    return {
+        "random_seed": config.random_seed,
+        "epoch": epoch,
+        "batch_size": optim.batch_size,
+        "window_units": optim.window_units,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ in the workers
+
+
+def train_loop(arguments: dict[str, Any]) -> None:
+    """One worker's training, from the last checkpoint to the end."""
+    job: Job = arguments["job"]
+    torch.set_num_threads(job.threads)
+    device = ray.train.torch.get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
+    model = Brnf(job.config, job.source.shards.num_classes, job.method)
+    model.load_state_dict(ray.get(job.weights))
+    model.to(device=device, memory_format=torch.channels_last).train()
+    if job.config.backbone.batch_norm == "synchronised":
+        synchronise_batch_norm(model, device)
+    context = ray.train.get_context()
+    optim = job.config.base.optim if job.method == "sipe" else job.config.brnf.optim
+    unit_rows = [unit.num_rows for unit in job.source.shards.units]
+    steps_per_epoch = job.source.shards.num_images // optim.batch_size
+    kind = BaseStep if job.method == "sipe" else BrnfStep
+    train_step = kind(model, job.config, steps_per_epoch * optim.epochs, wrap)
+    recorder = Recorder(job, model, train_step, steps_per_epoch * optim.epochs, device)
+    step = recorder.resume()
+    for epoch in range(step // steps_per_epoch, optim.epochs):
+        plan = epoch_plan(unit_rows, **plan_options(job.config, optim, epoch))
+        batches = stream(
+            job.source,
+            rank_slice(plan, context.get_world_rank(), context.get_world_size()),
+            config=job.config,
+            epoch=epoch,
+            first_step=step % steps_per_epoch,
+            steps_per_read=steps_per_read(unit_rows, optim.window_units, optim.batch_size),
+        )
+        for host_batch in batches:
+            batch = to_device(host_batch, device)
+            metrics = train_step(batch, step)
+            step += 1
+            recorder.after(step, epoch, batch, metrics)
+    recorder.close()
+
+
+def wrap(module: nn.Module) -> nn.Module:
+    """Synchronise a module's gradients over workers. Buffers are equal already: the step sees to that."""
+    if ray.train.get_context().get_world_size() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def synchronise_batch_norm(model: Brnf, device: torch.device) -> None:
+    """Let batch norm see the global batch.
+
+    Raises:
+        ValueError: With several CPU workers, which torch cannot synchronise batch norm over.
+    """
+    if ray.train.get_context().get_world_size() == 1:
+        return
+    if device.type == "cpu":
+        raise ValueError(
+            "backbone.batch_norm is 'synchronised', which needs GPUs or one worker; set compute.num_workers=1 or "
+            "backbone.batch_norm=frozen"
+        )
+    model.network = nn.SyncBatchNorm.convert_sync_batchnorm(model.network)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move what the network reads; keys stay on the CPU, where generators are seeded."""
+    if device.type == "cpu":
+        return batch
+    moved = {name: getattr(batch, name) for name in ("images", "valid", "allowed", "seed")}
+    moved = {name: None if t is None else t.pin_memory().to(device, non_blocking=True) for name, t in moved.items()}
+    return Batch(keys=batch.keys, **moved)
+
+
+class Recorder:
+    """Logs, checkpoints and resumes a worker's run. Rank 0 writes; every rank meets at checkpoints."""
+
+    def __init__(self, job: Job, model: Brnf, train_step: BaseStep, total: int, device: torch.device) -> None:
+        self.job, self.model, self.train_step, self.total, self.device = job, model, train_step, total, device
+        self.first = ray.train.get_context().get_world_rank() == 0
+        self.log: MetricsLog | None = None
+        self.uploads = "://" in job.out
+        self.tensorboard = Path(tempfile.mkdtemp() if self.uploads else storage.join(job.out, "tb"))
+
+    def resume(self) -> int:
+        """Restore the last checkpoint, if any; returns the steps done."""
+        step, rows = 0, []
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as directory:
+                step, rows = load_state(Path(directory), self.model, self.train_step.optimizers, self.device)
+        if self.first:
+            self.log = MetricsLog(self.tensorboard, rows)
+        return step
+
+    def after(self, step: int, epoch: int, batch: Batch, metrics: dict[str, Tensor]) -> None:
+        """Record that step number `step` (from 1) is done."""
+        compute, last = self.job.config.compute, step == self.total
+        if self.log is not None:
+            self.log.add(metrics, self.train_step.optim.batch_size)
+            if last or step % compute.log_every == 0:
+                self.log.close_window(step, epoch)
+                storage.write_bytes(storage.join(self.job.out, METRICS), self.log.jsonl())
+        if last or step % compute.checkpoint_every == 0:
+            self._checkpoint(step, batch)
+
+    def _checkpoint(self, step: int, batch: Batch) -> None:
+        if self.log is None:
+            ray.train.report({"step": step})
+            return
+        with torch.no_grad():
+            self.log.overlays(batch, read_maps(self.model.network, batch, self.job.config), step)
+        with tempfile.TemporaryDirectory() as directory:
+            save_state(Path(directory), self.model, self.train_step.optimizers, step, self.log.rows)
+            ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(directory))
+        if self.uploads:
+            filesystem, inner = storage.open_location(storage.join(self.job.out, "tb"))
+            fs.copy_files(str(self.tensorboard), inner, destination_filesystem=filesystem)
+
+    def close(self) -> None:
+        """Flush what is open."""
+        if self.log is not None:
+            self.log.close()
+
+
+# ------------------------------------------------------------------------------------------------ on the driver
+
+
+class Progress:
+    """Prints the last row of metrics.jsonl to stderr as it grows, with the time left."""
+
+    def __init__(self, path: str, total: int) -> None:
+        self.path, self.total = path, total
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _follow(self) -> None:
+        shown = -1
+        while not self.stop.wait(PROGRESS_SECONDS):
+            row = self._last_row()
+            if row is not None and row["step"] != shown:
+                shown = row["step"]
+                print(self._line(row), file=sys.stderr, flush=True)
+
+    def _last_row(self) -> dict[str, Any] | None:
+        try:
+            lines = storage.read_bytes(self.path).splitlines()
+        except OSError:  # not written yet, or the storage is briefly away: the next round tries again
+            return None
+        return json.loads(lines[-1]) if lines else None
+
+    def _line(self, row: dict[str, Any]) -> str:
+        hidden = ("step", "epoch", "images_per_second", "gradient_norm")
+        values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in hidden)
+        return f"  step {row['step']}/{self.total}  {row['images_per_second']:.1f} images/s  {values}"

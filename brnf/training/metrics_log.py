@@ -1,0 +1,80 @@
+"""The record of a run: rows of metrics.jsonl, the same as TensorBoard scalars, and CAM overlays."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from brnf.training.step import Batch, Maps
+
+WEIGHT = 0.6
+"""Opacity of a map's colour where the map is 1."""
+
+
+class MetricsLog:
+    """Means over windows of steps. One row a window; rows are part of the checkpoint.
+
+    Args:
+        directory: Local directory for TensorBoard's event files; they go on after a resume.
+        rows: Rows until the checkpoint that training goes on from.
+    """
+
+    def __init__(self, directory: Path, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        purge = int(rows[-1]["step"]) + 1 if rows else 0
+        self.writer = SummaryWriter(str(directory), purge_step=purge)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._images, self._started = 0, time.monotonic()
+
+    def add(self, metrics: dict[str, Tensor], num_images: int) -> None:
+        """Take in one step."""
+        for name, value in metrics.items():
+            self._totals[name] = self._totals.get(name, torch.zeros_like(value)) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._images += num_images
+
+    def close_window(self, step: int, epoch: int) -> dict[str, Any]:
+        """End the window after `step` steps: one row, to file and TensorBoard."""
+        means = {name: float(total) / self._counts[name] for name, total in sorted(self._totals.items())}
+        speed = self._images / max(time.monotonic() - self._started, 1e-9)
+        row = {"step": step, "epoch": epoch, **means, "images_per_second": round(speed, 2)}
+        for name, value in list(row.items())[2:]:
+            self.writer.add_scalar(name, value, step)
+        self.rows.append(row)
+        self._restart()
+        return row
+
+    def overlays(self, batch: Batch, maps: Maps, step: int, count: int = 4) -> None:
+        """Show the first images beside their classifier CAM, prototype CAM and base seed."""
+        images = batch.images[:count].float() / 255
+        shown = [maps.classifier, maps.prototype, *([batch.seed] if batch.seed is not None else [])]
+        panels = [images, *(overlay(images, stack[:count]) for stack in shown)]
+        grid = make_grid(torch.stack(panels, dim=1).flatten(0, 1), nrow=len(panels))
+        self.writer.add_image("image, classifier CAM, prototype CAM, base seed", grid, step)
+
+    def jsonl(self) -> bytes:
+        """All rows as the content of metrics.jsonl."""
+        return "".join(json.dumps(row) + "\n" for row in self.rows).encode()
+
+    def close(self) -> None:
+        """Flush and close TensorBoard's file."""
+        self.writer.close()
+
+
+def overlay(images: Tensor, maps: Tensor) -> Tensor:
+    """Tint images (N, 3, H, W) in [0, 1] red by the strongest foreground map of (N, C, h, w)."""
+    strongest = maps[:, 1:].detach().amax(dim=1, keepdim=True).float()
+    alpha = WEIGHT * torch.nn.functional.interpolate(strongest, size=images.shape[-2:], mode="bilinear").clamp(0, 1)
+    red = images.new_tensor([1.0, 0.1, 0.1]).view(1, 3, 1, 1)
+    return images * (1 - alpha) + red * alpha

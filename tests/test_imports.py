@@ -1,0 +1,75 @@
+"""Who may import whom: the directions of the layout, checked on the source, and what `import brnf` loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "brnf"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+DISTRIBUTED = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "stage", "config"}
+ALLOWED: dict[str, set[str]] = {
+    "cli": {"pipeline", "stage", "data", "config", *DISTRIBUTED, "distributed"},
+    "pipeline": {"distributed", *DISTRIBUTED},
+    "stage": {"data", "config"},
+    "distributed": DISTRIBUTED - {"stage"},
+    "training": {"denoise", "losses", "models", "config"},
+    "inference": {"denoise", "losses", "models", "config"},
+    "evaluation": {"denoise", "losses", "models", "data", "config"},
+    "export": {"denoise", "losses", "models", "data", "config"},
+    "denoise": {"models", "config"},
+    "losses": {"models", "config"},
+    "models": {"config"},
+    "data": {"config"},
+    "config": set(),
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+"""What each room of the package may import, besides itself. `models`, `losses`, `denoise`, `training` and `inference`
+get tensors and never see `data`."""
+
+FOREIGN: dict[str, set[str]] = {"ray": {"distributed"}, "torch": set(ALLOWED) - {"data", "stage", "config", "cli"}}
+"""Libraries that only some rooms may import."""
+
+
+def room(path: Path) -> str:
+    """First folder below the package, or the module's own name."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of the modules a file imports, those inside functions too."""
+    package = ["brnf", *path.relative_to(PACKAGE).parent.parts]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports__go_down_only(path: Path) -> None:
+    here = room(path)
+    assert here in ALLOWED, f"{path} is in a room that tests/test_imports.py does not know: say what it may import"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "brnf" and len(parts) > 1 and (PACKAGE / parts[1]).exists() | (PACKAGE / f"{parts[1]}.py").exists():
+            assert parts[1] == here or parts[1] in ALLOWED[here], f"{here} must not import {name}"
+        if parts[0] in FOREIGN:
+            assert here in FOREIGN[parts[0]], f"{here} must not import {parts[0]}"
+
+
+def test_imports__importing_brnf_or_its_command_loads_neither_torch_nor_ray() -> None:
+    for module in ("brnf", "brnf.cli"):
+        code = f"import sys, {module}; print([name for name in ('torch', 'ray', 'cv2', 'timm') if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]", f"import {module} loads {done.stdout}"
