@@ -22,7 +22,6 @@ from brnf.data import storage
 from brnf.data.schema import MANIFEST
 from brnf.pipeline import (
     Pipeline,
-    StageName,
     label_stage,
     prepare_stage,
     progress,
@@ -30,7 +29,7 @@ from brnf.pipeline import (
     seeds_stage,
     train_stage,
 )
-from brnf.stage import Outcome, Stage, run_stage
+from brnf.stage import Outcome, Stage, StageName, run_stage
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag without a value; there is no --no-... of it."""
@@ -80,11 +79,11 @@ class StageVerb(Verb):
     address: str | None = None
     """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
     force: Switch = False
-    """Delete what is in --out and start anew, where it was made from other inputs or settings."""
+    """Delete what an earlier command wrote to the output directory and start anew."""
 
     def bring(self, stage: Stage) -> Result:
         """Bring one stage up to date on Ray."""
-        note = progress(stage.name, stage.out)  # type: ignore[arg-type]
+        note = progress(stage.name, stage.out)
         with contextlib.ExitStack() as stack:
 
             def begin() -> None:
@@ -109,7 +108,7 @@ class Sample(Verb):
     out: str
     """Directory to write the tree to."""
     bias: float = 0.9
-    """How often a class comes with its own context (boat on water, train on rails): 0 by chance, 1 always."""
+    """Probability that an object stands on the context of its class (boat on water, train on rails)."""
     random_seed: int = 0
     """Draws the scenes."""
     num_train: int = 240
@@ -347,7 +346,7 @@ class Demo(Verb):
     out: str
     """Directory of everything the run writes; the sample goes to OUT/sample, the pipeline to OUT/run."""
     bias: float = Sample.bias
-    """How often a class comes with its own context."""
+    """Probability that an object of the sample stands on the context of its class."""
     address: str | None = None
     """Ray cluster to join; none starts a local one."""
     settings: Recipe = field(default_factory=RunConfig)
@@ -488,3 +487,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         print(f"brnf {name}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"brnf {name}: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -101,7 +101,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CamConfig:
-    """From class activation maps to image-specific prototypes (SIPE sections 3.1 and 3.2; method.md M1 to M3)."""
+    """From class activation maps to image-specific prototypes (SIPE sections 3.1 and 3.2)."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -190,7 +190,7 @@ class BaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """One normalizing flow with its Gaussian mixture prior (method.md M4 to M6, section 8)."""
+    """One normalizing flow with its Gaussian mixture prior."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -222,7 +222,7 @@ class FlowConfig:
     discriminative_weight: float = 1.0
     """Cross-entropy of the class posterior on confident pixels, in nats (idea: FlowGMM)."""
     balance_classes: bool = True
-    """Weigh every class of a batch equally, not by its pixels (ours; method.md 15.1)."""
+    """Weigh every class of a batch equally, not by its pixels (ours)."""
 
     def __post_init__(self) -> None:
         for name in ("depth", "width", "components", "pixels_per_image"):
@@ -235,7 +235,7 @@ class FlowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
-    """The mixture's posterior as a target for the classifier CAM (method.md section 8)."""
+    """The mixture's posterior as a target for the classifier CAM."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -256,7 +256,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiseConfig:
-    """BSDNF: pixels of the base seed that are unlikely under f2 are depressed (method.md section 9)."""
+    """BSDNF: pixels of the base seed that are unlikely under f2 are depressed."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -264,7 +264,7 @@ class DenoiseConfig:
     """Off guides by the base seed as it is."""
     score: Literal["likelihood", "ratio"] = "ratio"
     """likelihood of the pixel under its class (the paper's figure), or its ratio to the background's (ours: it
-    keeps its meaning where context comes along with the class; method.md 15.3)."""
+    keeps its meaning where context comes along with the class)."""
     floor: float = 0.1
     """a: what a fully depressed pixel keeps of its score (ours)."""
     softness: float = 0.25
@@ -291,7 +291,7 @@ class DenoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """FSCL: prototypes against a memory bank of region and sampled features (method.md section 10)."""
+    """FSCL: prototypes against a memory bank of region and sampled features."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -325,7 +325,7 @@ class ContrastConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """When each part of BRNF switches on, as fractions of the run (method.md section 11)."""
+    """When each part of BRNF switches on, as fractions of the run."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -368,7 +368,7 @@ class BrnfConfig:
     f2: FlowConfig = field(
         default_factory=lambda: FlowConfig(confident_share=0.8, discriminative_weight=0.0, balance_classes=False)
     )
-    """Flow over the base seed's classes: likelihood for BSDNF, at natural class frequencies (method.md 15.1)."""
+    """Flow over the base seed's classes: likelihood for BSDNF, at natural class frequencies."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     """Posterior as target for the classifier CAM."""
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
@@ -385,7 +385,7 @@ class BrnfConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOutConfig:
-    """From a trained network to class scores of an image (method.md section 12)."""
+    """From a trained network to class scores of an image."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 

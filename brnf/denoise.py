@@ -1,4 +1,4 @@
-"""BSDNF: pixels of the base seed that are unlikely under the flow f2 are depressed (method.md section 9)."""
+"""BSDNF: pixels of the base seed that are unlikely under the flow f2 are depressed."""
 
 # N images, C classes incl. background, H W cells, P pixels, Q scores
 
@@ -79,21 +79,28 @@ class TwoGaussians(NamedTuple):
 
 
 def two_gaussians(ordered: Tensor) -> TwoGaussians:
-    """Fit ascending scores (Q,) by EM that starts from Otsu's split."""
-    count = len(ordered)
-    left = torch.arange(1, count, dtype=ordered.dtype)
-    sums = ordered.cumsum(0)
-    between = left * (count - left) * (sums[:-1] / left - (sums[-1] - sums[:-1]) / (count - left)).square()
-    is_high = torch.arange(count) > between.argmax()
-    weight_Q2 = torch.stack([~is_high, is_high], dim=1).to(ordered.dtype)
-    floor = 1e-3 * ordered.std(correction=0)  # keeps a component from collapsing onto equal scores
-    share = mean = std = ordered.new_zeros(2)
+    """Fit ascending scores (Q,), not all equal, by EM that starts from Otsu's split."""
+    count, centre, scale = len(ordered), ordered.mean(), ordered.std(correction=0)
+    x = (ordered - centre) / scale  # moments about 0 are safe now
+    powers_Q3 = torch.stack([torch.ones_like(x), x, x.square()], dim=1)
+    left = torch.arange(1, count, dtype=x.dtype)
+    # Otsu: the variance between both sides of a split, up to a factor, as x sums to 0.
+    between = x.cumsum(0)[:-1].square() / (left * (count - left))
+    weight_Q = (torch.arange(count) > between.argmax()).to(x.dtype)  # of the high Gaussian
+    share, mean, std = x.new_zeros(3, 2)
     for _ in range(EM_ITERATIONS):
-        mass = weight_Q2.sum(0).clamp(min=1e-9)
-        share, mean = mass / count, (weight_Q2 * ordered[:, None]).sum(0) / mass
-        std = ((weight_Q2 * (ordered[:, None] - mean).square()).sum(0) / mass).sqrt().maximum(floor)
-        weight_Q2 = (share.log() - std.log() - 0.5 * ((ordered[:, None] - mean) / std).square()).softmax(dim=1)
+        moments_23 = torch.stack([1 - weight_Q, weight_Q]) @ powers_Q3
+        mass = moments_23[:, 0].clamp(min=1e-9)
+        share, mean = mass / count, moments_23[:, 1] / mass
+        std = (moments_23[:, 2] / mass - mean.square()).clamp(min=1e-6).sqrt()  # must not collapse onto equal scores
+        precision = std.pow(-2)
+        # The log-density of a weighted Gaussian is a quadratic in x; high minus low gives the log-odds.
+        quadratics_23 = torch.stack(
+            [share.log() - std.log() - 0.5 * precision * mean.square(), precision * mean, -0.5 * precision], dim=1
+        )
+        weight_Q = (powers_Q3 @ (quadratics_23[1] - quadratics_23[0])).sigmoid()
     order = mean.argsort()
+    mean, std = centre + scale * mean, scale * std
     return TwoGaussians(share[order].tolist(), mean[order].tolist(), std[order].tolist())
 
 
@@ -146,7 +153,7 @@ def depress(
         Refined seed (N,C,H,W), and where a score below its threshold was depressed (N,H,W), bool.
 
     Source:
-        method.md section 9. Departs from it: the background rises with 1 - g, not wherever 1 - max exceeds it, so that
+        The paper's overview figure; formulas ours. The background rises with 1 - g, not wherever 1 - max exceeds it, so that
         pixels with a likely class keep their seed.
     """
     classes_NHW = labels.clamp(min=0)

@@ -29,7 +29,7 @@ def classification(scores: Tensor, tags: Tensor) -> Ratio:
     """Multi-label soft margin of scores (N,C-1), logits, against multi-hot tags (N,C-1); mean over classes, sum over N.
 
     Source:
-        SIPE, https://github.com/chenqi1126/SIPE; method.md section 7.
+        SIPE, https://github.com/chenqi1126/SIPE.
     """
     scores = full_precision(scores)
     per_image_N = F.binary_cross_entropy_with_logits(scores, tags.to(scores.dtype), reduction="none").mean(dim=1)
@@ -40,7 +40,7 @@ def masked_l1(a: Tensor, b: Tensor, weight: Tensor) -> Ratio:
     """Weighted |a - b| of maps (N,C,H,W); the weight is broadcast to them and may be bool.
 
     Source:
-        Form: SIPE and PSDPM; mean over weighted entries in place of all: method.md section 7.
+        Form: SIPE and PSDPM; the mean over weighted entries in place of all is ours.
     """
     distance = (full_precision(a) - full_precision(b)).abs()
     weight = weight.to(distance.dtype).expand_as(distance)
@@ -61,7 +61,7 @@ def flow_nll(class_log_prob: Tensor, log_det: Tensor, labels: Tensor, allowed: T
         Sum of weight * nll, sum of weights.
 
     Source:
-        DDFP, https://github.com/Gavinwxy/DDFP; method.md section 8.
+        DDFP, https://github.com/Gavinwxy/DDFP.
         Departs from it: unlabelled pixels mix the image's own classes, equally likely, instead of all.
     """
     known_P = log_prob_of(class_log_prob, labels.clamp(min=0))
@@ -81,7 +81,7 @@ def discriminative(class_log_prob: Tensor, labels: Tensor, weights: Tensor) -> R
         weights: Weight of each pixel (P,).
 
     Source:
-        FlowGMM's semi-supervised trainer, https://github.com/izmailovpavel/flowgmm; method.md section 8.
+        FlowGMM's semi-supervised trainer, https://github.com/izmailovpavel/flowgmm.
     """
     weights = weights * (labels >= 0)
     entropy_P = -log_prob_of(class_log_prob.log_softmax(dim=1), labels.clamp(min=0))
@@ -106,7 +106,7 @@ def info_nce(
         temperature: t.
 
     Source:
-        method.md section 10; temperature and pixel-to-prototype form after PPC, https://arxiv.org/abs/2110.07110.
+        Temperature and pixel-to-prototype form after PPC, https://arxiv.org/abs/2110.07110.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         anchors_AD = F.normalize(full_precision(anchors), dim=1)

@@ -19,9 +19,8 @@ from typing import Any, Literal, get_args
 from brnf.config import ReadOutConfig, RunConfig, as_dict, config_hash, parse
 from brnf.data import storage
 from brnf.data.schema import CONFIG
-from brnf.stage import Outcome, Stage, code_version, content_hash, manifest_hash, run_stage
+from brnf.stage import Outcome, Stage, StageName, code_version, content_hash, manifest_hash, run_stage
 
-StageName = Literal["prepare", "base", "seeds", "brnf", "label", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 VERSIONS: dict[StageName, int] = {"prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 1}
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
@@ -245,14 +244,13 @@ class Pipeline:
 
     def _bring(self, stage: Stage) -> Outcome:
         """Bring one stage up to date and say so."""
-        name: StageName = stage.name  # type: ignore[assignment]
-        note = progress(name, stage.out)
+        note = progress(stage.name, stage.out)
 
         def begin() -> None:
             note("running")
             self._start_ray()
 
-        outcome = run_stage(stage, force=self._forced(name), replace=True, begin=begin)
+        outcome = run_stage(stage, force=self._forced(stage.name), replace=True, begin=begin)
         note("done" if outcome.ran else "up to date")
         self.outcomes.append(outcome)
         return outcome

@@ -8,6 +8,7 @@ another key -> the directory belongs to other inputs and is refused, or done aga
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyarrow import fs
 
@@ -24,13 +25,15 @@ from brnf.config import RunConfig, as_dict, config_hash
 from brnf.data import storage
 from brnf.data.schema import CONFIG, DONE, MANIFEST
 
+StageName = Literal["prepare", "base", "seeds", "brnf", "label", "evaluate", "report"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """What one stage would do, and everything that decides whether it has to."""
 
-    name: str
-    """prepare, base, seeds, brnf or label: what messages call it."""
+    name: StageName
+    """What messages call it."""
     version: int
     """Raised when the code of the stage changes what it writes for the same inputs."""
     out: str
@@ -54,7 +57,7 @@ class Stage:
 class Outcome:
     """A stage that is complete."""
 
-    stage: str
+    stage: StageName
     out: str
     manifest: dict[str, Any]
     ran: bool
@@ -130,6 +133,7 @@ def clear(out: str) -> None:
     storage.delete(storage.join(out, CONFIG))
 
 
+@functools.cache
 def code_version() -> str:
     """Version of brnf, with the git commit where it runs from a checkout."""
     root = Path(__file__).parents[1]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small tensors, threads that wait for each other cost more than they bring
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

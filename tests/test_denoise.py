@@ -96,8 +96,9 @@ class Scene:
         self.scores = torch.randn(3, 12, 12, generator=generator)
         self.thresholds, self.stds = torch.tensor([-math.inf, -1.0, 0.5, 9.0]), torch.tensor([1.0, 0.5, 0.7, 1.0])
 
-    def depress(self, config: DenoiseConfig = CONFIG) -> tuple[Tensor, Tensor]:
-        return depress(self.seed, self.scores, self.labels, self.valid, self.thresholds, self.stds, config)
+    def depress(self, config: DenoiseConfig = CONFIG, images: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        seed, scores, labels, valid = (maps[images] for maps in (self.seed, self.scores, self.labels, self.valid))
+        return depress(seed, scores, labels, valid, self.thresholds, self.stds, config)
 
 
 @pytest.mark.parametrize("random_seed", range(4))
@@ -159,9 +160,8 @@ def test_depress__images_do_not_depend_on_their_batch() -> None:
     scene = Scene(1)
     refined, depressed = scene.depress()
     for n in range(3):
-        one = [maps[n : n + 1] for maps in (scene.seed, scene.scores, scene.labels, scene.valid)]
-        alone = depress(*one, scene.thresholds, scene.stds, CONFIG)
-        assert torch.equal(alone[0][0], refined[n]) and torch.equal(alone[1][0], depressed[n])
+        alone, alone_depressed = scene.depress(images=slice(n, n + 1))
+        assert torch.equal(alone[0], refined[n]) and torch.equal(alone_depressed[0], depressed[n])
 
 
 def test_depress__nothing_without_thresholds() -> None:
@@ -170,8 +170,7 @@ def test_depress__nothing_without_thresholds() -> None:
     scene.thresholds, scene.stds = tracker.thresholds, tracker.stds
     refined, depressed = scene.depress()
     assert torch.equal(refined, scene.seed) and not depressed.any()
-    none = [maps[:0] for maps in (scene.seed, scene.scores, scene.labels, scene.valid)]
-    assert depress(*none, scene.thresholds, scene.stds, CONFIG)[0].shape == (0, 4, 12, 12)
+    assert scene.depress(images=slice(0))[0].shape == (0, 4, 12, 12)
 
 
 def classes(count: int, index: int) -> Tensor:

@@ -22,7 +22,7 @@ EVERYTHING = ["prepare train", "prepare val", "base", "seeds", "brnf", "label va
 
 
 class Stages:
-    """Stands in for the modules that do the work: notes each call and writes a manifest that follows from its inputs."""
+    """Stands in for the modules that work: notes each call, writes a manifest that follows from its inputs."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -50,7 +50,7 @@ class Stages:
         figures = {"activity": {"calibration": 0.7, "denoise": 0.6, "contrast": 0.5}, "sampled_features": 42}
         inputs = [manifest_hash(path) for path in (shards, seeds, base) if path]
         name = "base" if method == "sipe" else "brnf"
-        return self._write(name, out, weights=repr((section, config.random_seed, inputs)), **figures)
+        return self._write(name, out, weights=repr((section, config.cam, config.random_seed, inputs)), **figures)
 
     def make_seeds(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str) -> dict[str, Any]:
         return self._write("seeds", out, read_out=repr(read_out), inputs=[manifest_hash(run), manifest_hash(shards)])
@@ -268,6 +268,6 @@ def test_stages__unfinished_inputs_are_named(tmp_path: Path) -> None:
 
 def test_stages__single_command_finds_what_the_pipeline_made_up_to_date(stages: Stages, tmp_path: Path) -> None:
     bring(stages, tmp_path)
-    out = str(tmp_path / "labels" / "val")
-    stage = label_stage(load_recipe("demo"), run=str(tmp_path / "brnf"), shards=str(tmp_path / "shards" / "val"), out=out)
+    run, shards, out = (str(tmp_path / name) for name in ("brnf", "shards/val", "labels/val"))
+    stage = label_stage(load_recipe("demo"), run=run, shards=shards, out=out)
     assert not run_stage(stage).ran

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -112,7 +113,7 @@ class TaggedFolder:
 def exif_orientation(encoded: bytes) -> int:
     """EXIF orientation of an encoded image, 1 to 8; 1 (as stored) where there is none or it makes no sense."""
     try:
-        with Image.open(io.BytesIO(encoded)) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as file:
             value = file.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # cameras write EXIF that breaks parsers in every way; decode_image judges the picture itself
         return 1

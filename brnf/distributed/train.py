@@ -32,7 +32,8 @@ from brnf.models.brnf import Brnf
 from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
 from brnf.training.device import resolve_device
 from brnf.training.metrics_log import MetricsLog
-from brnf.training.step import BaseStep, Batch, BrnfStep, read_maps
+from brnf.training.state import new_state
+from brnf.training.step import BaseStep, Batch, new_step, read_maps
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -117,7 +118,7 @@ def initial_weights(config: RunConfig, method: str, num_classes: int, base: str 
         weights = load_run(base)[0].network.state_dict()
     backbone = load_weights(config.backbone)
     torch.manual_seed(config.random_seed)
-    model = Brnf(config, num_classes, method)
+    model = new_state(config, num_classes, method)
     model.network.backbone.load_state_dict(backbone)
     if weights is not None:
         model.network.load_state_dict(weights)
@@ -157,7 +158,7 @@ def finish(job: Job, state: dict[str, Tensor], steps: int, seeds: str | None) ->
         "initialisation": f"{job.config.backbone.name}, {Path(job.config.backbone.weights).name}"
         + (", then the base network" if job.method == "brnf" and job.config.brnf.init == "base" else ""),
         **describe(state, packed, steps),
-        "config": as_dict(job.config),
+        "config": {part: values for part, values in as_dict(job.config).items() if part != "compute"},
     }
     storage.write_json(storage.join(job.out, MANIFEST), manifest)
     return manifest
@@ -181,7 +182,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     job: Job = arguments["job"]
     torch.set_num_threads(job.threads)
     device = ray.train.torch.get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
-    model = Brnf(job.config, job.source.shards.num_classes, job.method)
+    model = new_state(job.config, job.source.shards.num_classes, job.method)
     model.load_state_dict(ray.get(job.weights))
     model.to(device=device, memory_format=torch.channels_last).train()
     if job.config.backbone.batch_norm == "synchronised":
@@ -190,8 +191,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     optim = job.config.base.optim if job.method == "sipe" else job.config.brnf.optim
     unit_rows = [unit.num_rows for unit in job.source.shards.units]
     steps_per_epoch = job.source.shards.num_images // optim.batch_size
-    kind = BaseStep if job.method == "sipe" else BrnfStep
-    train_step = kind(model, job.config, steps_per_epoch * optim.epochs, wrap)
+    train_step = new_step(model, job.config, steps_per_epoch * optim.epochs, wrap)
     recorder = Recorder(job, model, train_step, steps_per_epoch * optim.epochs, device)
     step = recorder.resume()
     for epoch in range(step // steps_per_epoch, optim.epochs):

@@ -31,7 +31,7 @@ def count_pixels(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> 
         ValueError: If the sizes differ or a value is no class.
     """
     if truth.shape != predicted.shape:
-        raise ValueError(f"the label is {_size(predicted)} pixels and the mask {_size(truth)}; label these images again")
+        raise ValueError(f"the label is {_size(predicted)} pixels and the mask {_size(truth)}; label this image again")
     if predicted.max(initial=0) >= num_classes:
         raise ValueError(f"the label holds class {predicted.max()}, but classes end at {num_classes - 1}")
     # Counting all 256 values of the truth and cutting afterwards is faster than masking out the ignored pixels.

@@ -142,11 +142,12 @@ def _check(tally: Tally, labels: Labels, shards: Shards) -> None:
     """Raise what a score must not hide."""
     if tally.unlabelled:
         raise ValueError(
-            f"{len(tally.unlabelled)} images of {shards.path} have no label in {labels.path}: "
+            f"{len(tally.unlabelled)} of {shards.num_images} images in {shards.path} have no label in {labels.path}: "
             f"{_some(tally.unlabelled)}; label these shards, or give the shards that were labelled"
         )
     if tally.broken:
-        raise ValueError(f"{len(tally.broken)} images cannot be scored:\n  " + _some(tally.broken, "\n  "))
+        listed = _some(tally.broken, "\n  ")
+        raise ValueError(f"{len(tally.broken)} of {shards.num_images} images cannot be scored:\n  {listed}")
     if tally.unmasked == shards.num_images:
         raise ValueError(
             f"{shards.path} holds no masks, so labels cannot be scored on it; prepare a split that has masks, or "
@@ -164,5 +165,5 @@ def _protocol(labels: Labels, shards: Shards, averaged: list[str]) -> dict[str, 
     """What the scores were measured with: the labels' own protocol, and on what they were scored."""
     made = dict(labels.manifest.get("protocol", {}))
     labelled = made.pop("split", None)
-    scored = {"split": shards.manifest["split"], "labelled_split": labelled, "classes_averaged": averaged}
-    return {**scored, **made}
+    scored = {"split": shards.manifest["split"], "labelled_split": labelled, "truth": shards.manifest.get("masks")}
+    return {**scored, "classes_averaged": averaged, **made}

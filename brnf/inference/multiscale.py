@@ -1,4 +1,4 @@
-"""Class scores of an image from several sizes of it and its mirror image (method.md section 12).
+"""Class scores of an image from several sizes of it and its mirror image.
 
 N images, C classes with background at 0, K classes read out (background first), H W pixels, h w cells.
 """
@@ -67,20 +67,20 @@ def read_out(
     allowed_NC[:, list(keys)] = True
     weights = map_weights(config)
     sizes = [scaled_size(image.shape[0], image.shape[1], scale, config.long_side, stride) for scale in config.scales]
-    totals = dict.fromkeys(weights, torch.zeros(()))
+    height, width = size or image.shape[:2]
+    totals = {kind: torch.zeros(1, len(keys), height, width, device=device) for kind in weights}
     for scaled in sizes:
         # On the CPU: bytes are resized as bytes, averaging what a smaller image would skip.
         resized = F.interpolate(images_N3HW, scaled, mode="bilinear", antialias=True)
         maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, config.flip, tuple(weights))
         for kind, maps_NKhw in maps.items():
-            enlarged = F.interpolate(maps_NKhw, size or image.shape[:2], mode="bilinear", align_corners=False)
-            totals[kind] = totals[kind].to(device) + enlarged
-    scores = sum(
+            totals[kind] += F.interpolate(maps_NKhw, (height, width), mode="bilinear", align_corners=False)
+    parts = [
         weight * (totals[kind] / len(sizes) if kind == "posterior" else normalise_maps(totals[kind]))
         for kind, weight in weights.items()
-    )
-    assert isinstance(scores, Tensor)
-    return Scores(keys, (scores[0] / sum(weights.values())).clamp(0, 1))
+    ]
+    scores_NKHW = torch.stack(parts).sum(dim=0) / sum(weights.values())
+    return Scores(keys, scores_NKHW[0].clamp(0, 1))
 
 
 def map_weights(config: ReadOutConfig) -> dict[str, float]:
@@ -125,7 +125,8 @@ def maps_at_one_scale(
     """
     output = model.network(torch.cat([images, images.flip(3)]) if flip else images)
     if flip:
-        output = CamOutput(*map(average_with_mirror, output[:3]), output.scores.unflatten(0, (2, -1)).mean(0))
+        features, last, cam = map(average_with_mirror, (output.features, output.last, output.cam))
+        output = CamOutput(features, last, cam, output.scores.unflatten(0, (2, -1)).mean(0))
     config = model.cam_config
     with torch.autocast(images.device.type, enabled=False):
         maps = {"classifier": class_maps(output.cam, allowed, config.mask_absent)[:, keys]}

@@ -1,6 +1,6 @@
-"""The BRNF model: CAM network, feature standardiser, two flows, memory bank, BSDNF's thresholds, temperature.
+"""The BRNF model as it is deployed: CAM network, feature standardiser, flow f1 with its mixture, temperature.
 
-Everything that training accumulates is a parameter or a buffer here, so a state dict is the whole state.
+What only training needs (f2, memory bank, thresholds) is in training/state.py.
 Structure: Qiu et al., ICCV 2025, overview figure; sizes and rules: fields of BrnfConfig.
 
 N images, C classes with background at 0, D feature channels, H W cells, P pixels.
@@ -12,16 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from brnf.config import RunConfig
-from brnf.denoise import ThresholdTracker
 from brnf.models.cam import CamNetwork
-from brnf.models.memory_bank import MemoryBank
 from brnf.models.mixture import FlowMixture, posterior
 
-MODULE_ACTIVITIES = ("calibration", "denoise", "contrast")
-
-
 class Standardiser(nn.Module):
-    """Mean and standard deviation of each feature channel, over all valid cells seen (method.md M4).
+    """Mean and standard deviation of each feature channel, over all valid cells seen.
 
     Cumulative at first, then an exponential average, so early steps are unbiased. Constants of the flow's input,
     they are left out of log-determinants: they cancel in every comparison made here.
@@ -82,27 +77,11 @@ class Brnf(nn.Module):
         self.cam_config = config.cam
         self.network = CamNetwork(config.backbone, config.cam, num_classes)
         self.feature_dim = dim = self.network.feature_dim
-        self.f1 = self.f2 = None
-        if method == "sipe":
-            return
-        options, seed = config.brnf, config.random_seed
-        self.f1 = FlowMixture(dim, num_classes, options.f1, seed + 1)
-        self.f2 = FlowMixture(dim, num_classes, options.f2, seed + 2)
-        self.standardiser = Standardiser(dim)
-        self.region_bank = MemoryBank(num_classes, options.contrast.region_size, dim)
-        self.sampled_bank = MemoryBank(num_classes, max(options.contrast.sampled_size, 1), dim)
-        self.thresholds = ThresholdTracker(num_classes, options.denoise)
-        self.register_buffer("temperature", torch.tensor(max(dim / 16, 1.0)))
-        # Candidates for the temperature, and the cross-entropy of held-out pixels under each since the last fit.
-        self.register_buffer("temperature_grid", torch.logspace(0, torch.log10(torch.tensor(float(dim))).item(), 25))
-        self.register_buffer("temperature_loss", torch.zeros(25))
-        self.register_buffer("seen_pixels", torch.zeros(num_classes, dtype=torch.long))
-        self.register_buffer("active_steps", torch.zeros(len(MODULE_ACTIVITIES), dtype=torch.long))
-
-    @property
-    def has_flow(self) -> bool:
-        """Whether the posterior can be read out."""
-        return self.f1 is not None
+        self.f1 = None
+        if method == "brnf":
+            self.f1 = FlowMixture(dim, num_classes, config.brnf.f1, config.random_seed + 1)
+            self.standardiser = Standardiser(dim)
+            self.register_buffer("temperature", torch.tensor(max(dim / 16, 1.0)))
 
     @torch.no_grad()
     def posterior(self, features: Tensor, allowed: Tensor) -> Tensor:

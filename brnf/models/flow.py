@@ -14,7 +14,7 @@ from brnf.models.couplings import AffineCoupling
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """x as float32 or, where it already is, float64: half precision costs several nats (method.md 15.6)."""
+    """x as float32 or, where it already is, float64: half precision costs several nats."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -19,7 +19,7 @@ def posterior(class_log_prob: Tensor, allowed: Tensor, temperature: float | Tens
     Args:
         class_log_prob: log p(z|c) (P,C), in nats; a log-determinant would cancel.
         allowed: Image labels and background (P,C), bool, at least one a row.
-        temperature: Divides the log-probabilities; method.md section 8 starts it at D/16.
+        temperature: Divides the log-probabilities.
 
     Returns:
         Probabilities (P,C): each row sums to one over allowed classes, exact zeros elsewhere.
@@ -93,7 +93,7 @@ class FlowMixture(nn.Module):
         generator_seed: Random seed of everything drawn here.
 
     Source:
-        Izmailov et al. 2020 (FlowGMM). https://arxiv.org/abs/1912.13025; method.md M5, M6.
+        Izmailov et al. 2020 (FlowGMM). https://arxiv.org/abs/1912.13025.
     """
 
     def __init__(self, dim: int, num_classes: int, config: FlowConfig, generator_seed: int) -> None:

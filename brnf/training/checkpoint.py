@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from brnf.config import RunConfig, parse
-from brnf.models.brnf import MODULE_ACTIVITIES, Brnf
+from brnf.models.brnf import Brnf
+from brnf.training.state import MODULES
 
 STATE = "state.pt"
 WEIGHTS = "weights.safetensors"
@@ -61,7 +62,7 @@ def describe(state: dict[str, Tensor], packed: bytes, steps: int) -> dict[str, A
     summary: dict[str, Any] = {"steps": steps, "weights_sha256": hashlib.sha256(packed).hexdigest()}
     if "active_steps" in state:
         shares = state["active_steps"].double() / steps
-        summary["activity"] = dict(zip(MODULE_ACTIVITIES, (round(float(s), 4) for s in shares), strict=True))
+        summary["activity"] = dict(zip(MODULES, (round(float(s), 4) for s in shares), strict=True))
         summary["sampled_features"] = int(state["sampled_bank.filled"].sum())
         summary["temperature"] = float(state["temperature"])
     return summary
@@ -77,6 +78,7 @@ def build_run(weights: bytes, manifest: dict[str, Any], device: str = "cpu") -> 
     """
     config = parse(manifest["config"])
     model = Brnf(config, len(manifest["class_names"]), manifest["method"])
-    model.load_state_dict(safetensors.torch.load(weights))
+    state, wanted = safetensors.torch.load(weights), model.state_dict().keys()
+    model.load_state_dict({name: value for name, value in state.items() if name in wanted})
     return model.to(device).eval(), config
 

@@ -79,7 +79,7 @@ def rank_within(groups: Tensor, order_by: Tensor, num_groups: int) -> tuple[Tens
 def confident(
     cell: CellLabels, image: Tensor, eligible: Tensor, share: float, num_images: int, num_classes: int, margin: float = 0.0
 ) -> Tensor:
-    """The best `share` of every class's cells in every image, where they lead by `margin` (method.md section 8).
+    """The best `share` of every class's cells in every image, where they lead by `margin`.
 
     Args:
         cell: Labels and scores of all cells.

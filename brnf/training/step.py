@@ -26,6 +26,7 @@ from brnf.training import selection
 from brnf.training.collectives import from_first_rank, gather_rows, global_means, sum_over_ranks
 from brnf.training.device import autocast
 from brnf.training.schedule import exponential, ramp, set_network_rates
+from brnf.training.state import BrnfState
 
 Wrap = Callable[[nn.Module], nn.Module]
 Metrics = dict[str, Tensor]
@@ -165,18 +166,20 @@ class BaseStep:
 
 
 class BrnfStep(BaseStep):
-    """A step of BRNF (method.md sections 6 to 11; Qiu et al. 2025).
+    """A step of BRNF.
 
     Args:
-        model: `Brnf(method="brnf")` on its device.
+        model: On its device.
         config: Resolved configuration.
         total_steps: Steps of the run.
         wrap: As in BaseStep; also wraps both flows.
     """
 
-    def __init__(self, model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> None:
+    model: BrnfState
+
+    def __init__(self, model: BrnfState, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> None:
         super().__init__(model, config, total_steps, wrap)
-        assert model.f1 is not None and model.f2 is not None
+        assert model.f1 is not None
         self.flows = {"f1": wrap(model.f1), "f2": wrap(model.f2)}
         self.options: BrnfConfig = config.brnf
         self.optimizers["f1"] = flow_optimizer(model.f1, config.brnf.f1)
@@ -301,7 +304,7 @@ class BrnfStep(BaseStep):
 
     @torch.no_grad()
     def _fit_temperature(self, pixels: Pixels, held_out: Tensor, labels: Tensor, step: int) -> Metrics:
-        """Choose the temperature under which held-out pixels are likeliest (method.md section 8, T)."""
+        """Choose the temperature under which held-out pixels are likeliest."""
         model, options = self.model, self.options.calibration
         assert model.f1 is not None
         log_prob, _ = model.f1(pixels.features[held_out])
@@ -323,7 +326,7 @@ class BrnfStep(BaseStep):
     def _denoise(self, batch: Batch, pixels: Pixels, step: int, use: float) -> tuple[Tensor, Tensor]:
         """BSDNF: the base seed with unlikely pixels depressed, and the share of seed pixels that were."""
         model, options = self.model, self.options.denoise
-        assert model.f2 is not None and batch.seed is not None
+        assert batch.seed is not None
         shape = batch.valid.shape
         labels = selection.label_cells(batch.seed, batch.allowed).labels
         log_prob, log_det = model.f2(pixels.features)
@@ -354,7 +357,7 @@ class BrnfStep(BaseStep):
 
     @torch.no_grad()
     def _fill_banks(self, maps: Maps, batch: Batch, step: int) -> None:
-        """Region features of this batch; now and then, features drawn anew from f1 (method.md section 10)."""
+        """Region features of this batch; now and then, features drawn anew from f1."""
         options, model = self.options.contrast, self.model
         winner_NHW = selection.label_cells(maps.prototype, batch.allowed).labels.view(batch.valid.shape)
         one_hot_NCHW = F.one_hot(winner_NHW, model.num_classes).permute(0, 3, 1, 2) * batch.valid[:, None]
@@ -368,7 +371,7 @@ class BrnfStep(BaseStep):
             self._draw_samples(step)
 
     def _draw_samples(self, step: int) -> None:
-        """Features that f1 finds likely for their class: "low-bias" positives (method.md section 10, AUG)."""
+        """Features that f1 finds likely for their class: "low-bias" positives."""
         options, model = self.options.contrast, self.model
         assert model.f1 is not None
         features = torch.zeros_like(model.sampled_bank.features)
@@ -414,8 +417,15 @@ class BrnfStep(BaseStep):
         return torch.cat([(1 - share) / counts[0][regions], share / counts[1][sampled]])
 
     def _count_activity(self, calibrated: bool, depressed: Tensor | None, contrast: Ratio | None) -> None:
-        """Count the steps in which each module of MODULE_ACTIVITIES had an effect."""
+        """Count the steps in which each of state.MODULES had an effect."""
         device = self.model.active_steps.device
         denoised = depressed > 0 if depressed is not None else torch.tensor(False, device=device)
         flags = [torch.tensor(calibrated, device=device), denoised, torch.tensor(contrast is not None, device=device)]
         self.model.active_steps += torch.stack(flags).long()
+
+
+def new_step(model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> BaseStep:
+    """The step that trains what `new_state` made."""
+    if isinstance(model, BrnfState):
+        return BrnfStep(model, config, total_steps, wrap)
+    return BaseStep(model, config, total_steps, wrap)

@@ -133,7 +133,7 @@ def test_refusals__name_the_image_and_the_reason(root: Path) -> None:
         "unmasked": "SegmentationClass/unmasked.png is missing",
         "wide": "wide.png is 20 x 12 pixels, its image 16 x 12",
         "colours": "holds colours", "class21": "holds class 21", "unicorn": "unknown tag 'unicorn'",
-        "untagged": "no tags", "broken": "not valid XML", "../escape": "path separator", "x" * 151: "151 bytes",
+        "untagged": "no tags", "broken": "not valid XML", "up/../escape": "path separator", "x" * 151: "151 bytes",
         ".hidden": "begins with a dot", "b\x07ell": "control character", "a": "duplicate id",
     }  # fmt: skip
     written = [id for id in bad if id.isidentifier() and id != "a"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brnf.export.voc_png import encode_palette_png, voc_palette
+from brnf.data.palette import voc_palette
+from brnf.export.voc_png import encode_palette_png
 
 
 def test_palette_has_the_colours_of_the_development_kit() -> None:
@@ -28,6 +29,7 @@ def test_pixels_are_indices_and_colours_are_shown() -> None:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), label_map)
     shown = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    assert shown is not None
     np.testing.assert_array_equal(shown[..., ::-1], voc_palette()[label_map])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,6 +15,17 @@ from brnf.models.couplings import AffineCoupling
 from brnf.models.flow import Flow
 from brnf.models.mixture import FlowMixture, log_prob_of
 
+M = TypeVar("M", bound=nn.Module)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small matrices on many threads wait for each other: on a busy machine twenty times slower than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:
@@ -23,7 +35,7 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def perturbed(module: nn.Module, scale: float = 0.3) -> nn.Module:
+def perturbed(module: M, scale: float = 0.3) -> M:
     """The module with noise on every parameter: at its start a coupling is the identity and proves nothing."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

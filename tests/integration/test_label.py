@@ -1,0 +1,266 @@
+"""Labels and seeds on Ray: what is written, what is refused, and the same bytes after being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from brnf.config import ComputeConfig, ReadOutConfig
+from brnf.data import storage
+from brnf.data.records import Entry, Record, Refusal
+from brnf.data.schema import LABEL, MANIFEST, SEED
+from brnf.data.seeds import Seeds, decode_seed
+from brnf.data.shards import Shards, build_manifest, write_part
+from brnf.data.transforms import decode_mask
+
+pytestmark = pytest.mark.ray
+
+CLASSES = ("background", "boat", "cow", "train")
+NUM_IMAGES, UNIT_ROWS, PART_ROWS = 96, 8, 32
+BROKEN = "img-013"
+READ_OUT = ReadOutConfig(scales=(1.0, 0.5))
+COMPUTE = ComputeConfig(device="cpu", label_actors=2)
+DRIVER = """
+import sys
+from brnf.config import ComputeConfig, ReadOutConfig
+from brnf.distributed.label import label
+run, shards, out = sys.argv[1:]
+label(ReadOutConfig(scales=(1.0, 0.5)), ComputeConfig(device="cpu", label_actors=2), run=run, shards=shards, out=out)
+"""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A source of noise, 1 to 3 tags an image; one file was truncated after it had been prepared."""
+
+    kind = "voc"
+    class_names = CLASSES
+    masks = None
+
+    def list_entries(self) -> tuple[list[Entry], list[Refusal]]:
+        return [Entry(f"img-{number:03d}", "") for number in range(NUM_IMAGES)], []
+
+    def read_record(self, entry: Entry) -> tuple[Record, str]:
+        rng = np.random.default_rng(int(entry.id[-3:]))
+        width, height = (int(side) for side in rng.integers(60, 110, 2))
+        image = cv2.resize(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8), (width, height))
+        encoded = cv2.imencode(".jpg", image)[1].tobytes()
+        labels = tuple(sorted(int(c) for c in rng.choice([1, 2, 3], rng.integers(1, 4), replace=False)))
+        content = encoded[:-40] if entry.id == BROKEN else encoded
+        return Record(entry.id, content, labels, None, None, 1, width, height), "xml"
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    out, source = str(tmp_path_factory.mktemp("shards")), Photographs()
+    entries, _ = source.list_entries()
+    parts = [
+        write_part(source, entries[start : start + PART_ROWS], out, part=part, unit_rows=UNIT_ROWS)
+        for part, start in enumerate(range(0, NUM_IMAGES, PART_ROWS))
+    ]
+    storage.write_json(storage.join(out, MANIFEST), build_manifest(source, "val", parts, [], UNIT_ROWS))
+    return Shards.open(out)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A base run with random weights."""
+    import torch
+
+    from brnf.config import BackboneConfig, RunConfig, as_dict
+    from brnf.models.brnf import Brnf
+    from brnf.training.checkpoint import WEIGHTS, pack_weights
+
+    out = str(tmp_path_factory.mktemp("run"))
+    backbone = BackboneConfig(name="test_resnet", weights="none", side_channels=(8, 8, 8, 8))
+    config = RunConfig(backbone=backbone)
+    torch.manual_seed(0)
+    storage.write_bytes(storage.join(out, WEIGHTS), pack_weights(Brnf(config, len(CLASSES), "sipe").state_dict()))
+    manifest = {"method": "sipe", "class_names": CLASSES, "initialisation": "test_resnet", "config": as_dict(config)}
+    storage.write_json(storage.join(out, MANIFEST), manifest)
+    return out
+
+
+@pytest.fixture(scope="module")
+def labels(run: str, shards: Shards, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """Labels of a run that nothing disturbed."""
+    from brnf.distributed.label import label
+
+    out = tmp_path_factory.mktemp("labels")
+    label(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(out))
+    return out
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def test_label__every_image_has_a_mask_of_its_tags_or_a_reason(labels: Path, shards: Shards) -> None:
+    manifest = json.loads((labels / MANIFEST).read_text())
+    assert [row["id"] for row in manifest["quarantine"]] == [BROKEN]
+    assert "truncated" in manifest["quarantine"][0]["reason"]
+    assert (manifest["num_images"], manifest["num_refused"]) == (NUM_IMAGES, 1)
+    rows = [row for p in sorted((labels / "parts").iterdir()) for row in pq.read_table(p).cast(LABEL).to_pylist()]
+    truth = [row for unit in shards.units for row in shards.read_unit(unit, ["id", "image_labels"]).to_pylist()]
+    assert [row["id"] for row in rows] == [row["id"] for row in truth]
+    seen: set[int] = set()
+    for row, expected in zip(rows, truth, strict=True):
+        path = labels / "masks" / f"{row['id']}.png"
+        if row["id"] == BROKEN:
+            assert row["mask"] is None and not path.exists()
+            continue
+        mask = decode_mask(path.read_bytes())
+        assert row["mask"] == path.read_bytes() and mask.shape == (row["height"], row["width"])
+        assert set(np.unique(mask)) <= {0, *expected["image_labels"]}
+        assert 0 < row["mean_top_score"] <= 1 and 0 <= row["uncertain_share"] <= 1
+        seen |= set(np.unique(mask).tolist())
+    assert len(seen) > 1
+
+
+def test_label__manifest_tells_how_labels_were_made(labels: Path, shards: Shards) -> None:
+    manifest = json.loads((labels / MANIFEST).read_text())
+    assert manifest["shards_hash"] == shards.content_hash and manifest["class_names"] == list(CLASSES)
+    protocol = manifest["protocol"]
+    assert (protocol["split"], protocol["scales"], protocol["flip"]) == ("val", [1.0, 0.5], True)
+    assert (protocol["read_out"], protocol["refinement"], protocol["masks_used"]) == ("prototype", "none", "none")
+
+
+def kill_at(command: list[str], masks: Path, count: int) -> None:
+    """Start a driver, kill it and all it started as soon as so many masks are there."""
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as driver:
+        deadline = time.monotonic() + 120
+        try:
+            while len(list(masks.glob("*.png"))) < count:
+                assert driver.poll() is None, driver.stderr and driver.stderr.read().decode()
+                assert time.monotonic() < deadline, "the driver labels nothing"
+                time.sleep(0.002)
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            while survivors := members(driver.pid):
+                for process in survivors:
+                    os.kill(process, signal.SIGKILL)
+                time.sleep(0.01)
+
+
+def members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for process in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(state[3]) == session and state[0] != "Z":
+            found.append(process)
+    return found
+
+
+def stamps(masks: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in masks.glob("*.png")}
+
+
+def test_label__killed_twice_it_ends_with_the_same_bytes(
+    run: str, shards: Shards, labels: Path, tmp_path: Path, ray_session: None
+) -> None:
+    """At most the units in flight are done twice, and another number of actors changes nothing."""
+    from brnf.distributed.label import label
+
+    masks, command = tmp_path / "masks", [sys.executable, "-c", DRIVER, run, shards.path, str(tmp_path)]
+    in_flight = 2 * UNIT_ROWS
+    left: list[dict[str, int]] = []
+    for share in (0.2, 0.6):
+        kill_at(command, masks, int(share * NUM_IMAGES))
+        left.append(stamps(masks))
+        assert share * NUM_IMAGES - 1 <= len(left[-1]) < NUM_IMAGES - 1
+        assert not (tmp_path / MANIFEST).exists()
+    label(READ_OUT, ComputeConfig(device="cpu", label_actors=3), run=run, shards=shards.path, out=str(tmp_path))
+    left.append(stamps(masks))
+    for before, after in zip(left[:-1], left[1:], strict=True):
+        assert sum(after[name] != stamp for name, stamp in before.items()) <= in_flight
+    disturbed = {name: bytes for name, bytes in contents(tmp_path).items() if not name.endswith(".partial")}
+    assert disturbed == contents(labels)
+
+
+def test_label__a_complete_directory_is_left_as_it_is(run: str, shards: Shards, labels: Path) -> None:
+    from brnf.distributed.label import label
+
+    before = stamps(labels / "masks")
+    manifest = label(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(labels))
+    assert manifest == json.loads((labels / MANIFEST).read_text()) and stamps(labels / "masks") == before
+
+
+def test_make_seeds__is_a_sidecar_of_the_shards(run: str, shards: Shards, tmp_path: Path, ray_session: None) -> None:
+    from brnf.distributed.label import make_seeds
+
+    manifest = make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(tmp_path))
+    assert storage.list_names(str(tmp_path)) == [MANIFEST, *(part["name"] for part in manifest["parts"])]
+    assert not (tmp_path / "units").exists()
+    assert [row["id"] for row in manifest["quarantine"]] == [BROKEN]
+    assert sum(part["rows"] for part in manifest["parts"]) == NUM_IMAGES
+    seeds = Seeds.open(str(tmp_path), shards)
+    for unit in shards.units:
+        rows, table = shards.read_unit(unit, ["id", "image_labels", "width", "height"]), seeds.read_unit(unit)
+        assert table.schema.equals(SEED) and table["id"].to_pylist() == rows["id"].to_pylist()
+        for row, seed in zip(rows.to_pylist(), table.to_pylist(), strict=True):
+            keys, scores = decode_seed(seed)
+            assert scores.shape[1:] == (-(-row["height"] // 4), -(-row["width"] // 4))
+            if row["id"] == BROKEN:
+                assert keys.tolist() == [0] and not scores.any()
+                continue
+            assert keys.tolist() == [0, *row["image_labels"]]
+            assert scores.min() >= 0 and scores.max() <= 1 and scores.any(axis=(1, 2)).all()
+
+
+def test_make_seeds__goes_on_where_it_stopped(
+    run: str, shards: Shards, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brnf.distributed import label
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(whole))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(label, "assemble", stop)
+        label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
+    units = sorted((stopped / "units").iterdir())
+    for path in units[::3]:
+        path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (stopped / "units").iterdir()}
+    assert len(units) == len(shards.units) and not (stopped / MANIFEST).exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(label, "assemble", stop)
+        label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
+    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in (stopped / "units").iterdir()}.items()
+    label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
+    assert contents(stopped) == contents(whole)
+
+
+def test_label__refuses_what_does_not_fit(run: str, shards: Shards, tmp_path: Path) -> None:
+    from brnf.distributed.label import label
+
+    with pytest.raises(ValueError, match="without flow"):
+        label(ReadOutConfig(maps="posterior"), COMPUTE, run=run, shards=shards.path, out=str(tmp_path / "a"))
+    other = tmp_path / "run"
+    other.mkdir()
+    manifest = {**storage.read_json(storage.join(run, MANIFEST)), "class_names": ["background", "cat"]}
+    storage.write_json(str(other / MANIFEST), manifest)
+    with pytest.raises(ValueError, match="cat"):
+        label(READ_OUT, COMPUTE, run=str(other), shards=shards.path, out=str(tmp_path / "b"))
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()

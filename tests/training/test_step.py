@@ -1,0 +1,136 @@
+"""The training step in one process: it learns, its parts switch on, its gradients never mix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from brnf.config import RunConfig, parse
+from brnf.training.checkpoint import load_state, save_state
+from brnf.training.state import MODULES, new_state
+from brnf.training.step import BaseStep, Batch, new_step
+
+SIDE, CELLS, CLASSES = 64, 4, 4
+COLORS = torch.tensor([[90, 90, 90], [220, 40, 40], [40, 220, 40], [40, 40, 220]])
+
+
+def config(**brnf: Any) -> RunConfig:
+    optim = {"epochs": 1, "batch_size": 8, "lr_backbone": 0.02, "lr_new": 0.2, "momentum": 0.9}
+    return parse(
+        {
+            "backbone": {
+                "name": "test_resnet",
+                "weights": "none",
+                "side_channels": [8, 8, 16, 16],
+                "detach_levels": 0,
+                "batch_norm": "synchronised",
+            },
+            "augment": {"crop_size": SIDE},
+            "base": {"optim": optim},
+            "brnf": {
+                "optim": optim,
+                "calibration": {"refit_every": 5},
+                "denoise": {"refit_every": 5, "queue_size": 512},
+                "contrast": {"refresh_every": 5, "min_pixels": 20, "sampled_size": 8, "region_size": 16},
+                **brnf,
+            },
+        }
+    )
+
+
+def batch(step: int, count: int = 8) -> Batch:
+    """Grey images with one coloured square, whose colour is the class; the base seed spills over by a cell."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.full((count, 3, SIDE, SIDE), 90, dtype=torch.uint8)
+    allowed = torch.zeros(count, CLASSES, dtype=torch.bool)
+    seed = torch.zeros(count, CLASSES, CELLS, CELLS)
+    for n in range(count):
+        label = int(torch.randint(1, CLASSES, (1,), generator=generator))
+        row, column = (int(value) for value in torch.randint(0, 3, (2,), generator=generator))
+        images[n, :, 16 * row : 16 * row + 32, 16 * column : 16 * column + 32] = COLORS[label].byte()[:, None, None]
+        allowed[n, [0, label]] = True
+        seed[n, label, max(row - 1, 0) : row + 2, column : column + 2] = 0.8
+        seed[n, 0] = 1 - seed[n, label]
+    noise = torch.randint(0, 20, images.shape, generator=generator, dtype=torch.uint8)
+    keys = torch.arange(count) + 1000 * step
+    return Batch(images + noise, torch.ones(count, CELLS, CELLS, dtype=torch.bool), allowed, keys, seed)
+
+
+def start(method: str, options: RunConfig, total: int) -> BaseStep:
+    torch.manual_seed(0)
+    return new_step(new_state(options, CLASSES, method).train(), options, total)
+
+
+def test_base__learns() -> None:
+    train_step = start("sipe", config(), 60)
+    values = [float(train_step(batch(i), i)["classification"]) for i in range(60)]
+    assert sum(values[-5:]) < 0.5 * sum(values[:5])
+
+
+def modules_active(train_step: BaseStep, steps: int) -> dict[str, float]:
+    shares = train_step.model.get_buffer("active_steps") / steps
+    return dict(zip(MODULES, shares.tolist(), strict=True))
+
+
+def test_brnf__learns_and_every_module_takes_part() -> None:
+    train_step = start("brnf", config(), 80)
+    rows = [train_step(batch(i), i) for i in range(80)]
+    assert float(rows[-1]["classification"]) < 0.5 * float(rows[0]["classification"])
+    assert float(rows[-1]["guidance"]) < float(rows[0]["guidance"])
+    assert float(rows[-1]["f1_bits_per_dim"]) < float(rows[12]["f1_bits_per_dim"])
+    assert float(rows[-1]["posterior_accuracy"]) > 0.8
+    shares = modules_active(train_step, 80)
+    assert all(share >= 0.3 for share in shares.values()), shares
+    assert int(train_step.model.get_buffer("sampled_bank.filled").sum()) > 0
+
+
+def test_brnf__flows_and_network_never_share_a_gradient() -> None:
+    """Other flows, with weights that keep their outputs from the losses, leave the network bit-identical."""
+    quiet = {"calibration": {"weight": 0.0}, "denoise": {"enabled": False}, "contrast": {"weight": 0.0}}
+    networks = []
+    for lr in (1e-3, 1e-2):
+        train_step = start("brnf", config(**quiet, f1={"lr": lr}), 6)
+        for i in range(6):
+            train_step(batch(i), i)
+        networks.append(train_step.model)
+    assert networks[0].f1 is not None and networks[1].f1 is not None
+    for one, other in zip(networks[0].network.parameters(), networks[1].network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert any(
+        not torch.equal(one, other)
+        for one, other in zip(networks[0].f1.parameters(), networks[1].f1.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("method", ["sipe", "brnf"])
+def test_resume__goes_on_bit_for_bit(method: str, tmp_path) -> None:
+    through = start(method, config(), 40)
+    for i in range(40):
+        if i == 23:
+            save_state(tmp_path, through.model, through.optimizers, i, [])
+        through(batch(i), i)
+    resumed = start(method, config(), 40)
+    first, _ = load_state(tmp_path, resumed.model, resumed.optimizers, torch.device("cpu"))
+    for i in range(first, 40):
+        resumed(batch(i), i)
+    expected = through.model.state_dict()
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_step__a_batch_without_seeds_or_confident_pixels_is_no_error() -> None:
+    train_step = start("brnf", config(), 10)
+    for i in range(10):
+        made = batch(i)
+        assert made.seed is not None
+        train_step(Batch(made.images, made.valid, made.allowed, made.keys, torch.zeros_like(made.seed)), i)
+
+
+def test_step__a_diverging_run_names_the_way_out() -> None:
+    train_step = start("sipe", config(), 10)
+    with torch.no_grad():
+        train_step.model.network.classifier.weight.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train_step(batch(0), 0)
