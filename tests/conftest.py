@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,38 @@ def ray_session() -> Iterator[None]:
 
     with session(address="local", num_cpus=4):
         yield
+
+
+@pytest.fixture(scope="session")
+def kill_when() -> Callable[[list[str], Callable[[], bool]], None]:
+    """Start a driver, and kill it with all that it started as soon as a condition holds."""
+    return _kill_when
+
+
+def _kill_when(command: list[str], condition: Callable[[], bool], limit_s: float = 180) -> None:
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as driver:
+        deadline = time.monotonic() + limit_s
+        try:
+            while not condition():
+                assert driver.poll() is None, driver.stderr and driver.stderr.read().decode()
+                assert time.monotonic() < deadline, "the moment to kill the driver never came"
+                time.sleep(0.002)
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            while survivors := _members(driver.pid):
+                for process in survivors:
+                    os.kill(process, signal.SIGKILL)
+                time.sleep(0.01)
+
+
+def _members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for process in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(state[3]) == session and state[0] != "Z":
+            found.append(process)
+    return found

@@ -105,7 +105,7 @@ def open_job(config: ReadOutConfig, compute: ComputeConfig, writer: Writer, *, r
             f"{', '.join(opened.class_names)}; give a run that was trained on the classes of these shards"
         )
     if manifest["method"] == "sipe" and "posterior" in map_weights(config):
-        raise ValueError(f"maps is {config.maps!r}, but {run} is a base run, without flow: give classifier or prototype")
+        raise ValueError(f"maps is {config.maps!r}, but {run} is a base, without flow: give classifier or prototype")
     return ReadOutJob(run=run, shards=opened, config=config, compute=compute, writer=writer)
 
 

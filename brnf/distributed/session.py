@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ SETTINGS = {
     # A worker imports torch before it counts as started; a busy machine takes longer than the 60 s of the default.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
+
+WITHOUT_ADDRESS = "Without --address (and RAY_ADDRESS) a cluster is started on this machine"
 
 
 @contextmanager
@@ -65,9 +68,19 @@ def _attach(address: str, settings: dict[str, str]) -> None:
     """Attach to a cluster; its workers get the settings too (Ray refuses those that a job has set already)."""
     import ray
 
+    _check_answers(address)
     try:
         ray.init(address=address, runtime_env={"env_vars": settings}, logging_level=logging.WARNING)
     except ConnectionError as error:
-        raise ValueError(
-            f"--address {address}: no Ray cluster answers there ({error}); leave it out to start one on this machine"
-        ) from error
+        raise ValueError(f"--address {address}: {error}. {WITHOUT_ADDRESS}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Fail at once where nobody listens: Ray itself tries for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto" and the like; Ray finds the address
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({error}). {WITHOUT_ADDRESS}") from error

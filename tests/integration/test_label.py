@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -190,7 +192,7 @@ def test_label__killed_twice_it_ends_with_the_same_bytes(
         assert not (tmp_path / MANIFEST).exists()
     label(READ_OUT, ComputeConfig(device="cpu", label_actors=3), run=run, shards=shards.path, out=str(tmp_path))
     left.append(stamps(masks))
-    for before, after in zip(left[:-1], left[1:], strict=True):
+    for before, after in pairwise(left):
         assert sum(after[name] != stamp for name, stamp in before.items()) <= in_flight
     disturbed = {name: bytes for name, bytes in contents(tmp_path).items() if not name.endswith(".partial")}
     assert disturbed == contents(labels)
@@ -204,52 +206,79 @@ def test_label__a_complete_directory_is_left_as_it_is(run: str, shards: Shards, 
     assert manifest == json.loads((labels / MANIFEST).read_text()) and stamps(labels / "masks") == before
 
 
-def test_make_seeds__is_a_sidecar_of_the_shards(run: str, shards: Shards, tmp_path: Path, ray_session: None) -> None:
-    from brnf.distributed.label import make_seeds
+@dataclass(frozen=True)
+class MadeSeeds:
+    """Seeds that nothing disturbed, and the unit files from which they were assembled."""
 
-    manifest = make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(tmp_path))
-    assert storage.list_names(str(tmp_path)) == [MANIFEST, *(part["name"] for part in manifest["parts"])]
-    assert not (tmp_path / "units").exists()
+    out: Path
+    units: Path
+
+
+@pytest.fixture(scope="module")
+def seeds(run: str, shards: Shards, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> MadeSeeds:
+    from brnf.distributed import label
+
+    made = MadeSeeds(tmp_path_factory.mktemp("seeds"), tmp_path_factory.mktemp("copies") / "units")
+    assemble = label.assemble
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label, "assemble", lambda *given: (shutil.copytree(given[1], made.units), assemble(*given))[1])
+        label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(made.out))
+    return made
+
+
+def test_make_seeds__is_a_sidecar_of_the_shards(shards: Shards, seeds: MadeSeeds) -> None:
+    opened = Seeds.open(str(seeds.out), shards)
+    manifest = opened.manifest
+    assert sorted(contents(seeds.out)) == [MANIFEST, *(part["name"] for part in manifest["parts"])]
     assert [row["id"] for row in manifest["quarantine"]] == [BROKEN]
     assert sum(part["rows"] for part in manifest["parts"]) == NUM_IMAGES
-    seeds = Seeds.open(str(tmp_path), shards)
     for unit in shards.units:
-        rows, table = shards.read_unit(unit, ["id", "image_labels", "width", "height"]), seeds.read_unit(unit)
+        rows, table = shards.read_unit(unit, ["id", "image_labels", "width", "height"]), opened.read_unit(unit)
         assert table.schema.equals(SEED) and table["id"].to_pylist() == rows["id"].to_pylist()
         for row, seed in zip(rows.to_pylist(), table.to_pylist(), strict=True):
             keys, scores = decode_seed(seed)
             assert scores.shape[1:] == (-(-row["height"] // 4), -(-row["width"] // 4))
             if row["id"] == BROKEN:
                 assert keys.tolist() == [0] and not scores.any()
-                continue
-            assert keys.tolist() == [0, *row["image_labels"]]
-            assert scores.min() >= 0 and scores.max() <= 1 and scores.any(axis=(1, 2)).all()
+            else:
+                assert keys.tolist() == [0, *row["image_labels"]]
+                assert scores.min() >= 0 and 0.99 < scores.max() <= 1
 
 
 def test_make_seeds__goes_on_where_it_stopped(
-    run: str, shards: Shards, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+    run: str, shards: Shards, seeds: MadeSeeds, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What a stop leaves: some of the unit files, a part, no manifest."""
     from brnf.distributed import label
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(whole))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(label, "assemble", stop)
-        label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
-    units = sorted((stopped / "units").iterdir())
-    for path in units[::3]:
+    shutil.copytree(seeds.units, tmp_path / "units")
+    shutil.copy(seeds.out / "part-00000.parquet", tmp_path)
+    for path in sorted((tmp_path / "units").iterdir())[::4]:
         path.unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in (stopped / "units").iterdir()}
-    assert len(units) == len(shards.units) and not (stopped / MANIFEST).exists()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(label, "assemble", stop)
-        label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
-    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in (stopped / "units").iterdir()}.items()
-    label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(stopped))
-    assert contents(stopped) == contents(whole)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "units").iterdir()}
+    found: dict[str, int] = {}
+    assemble = label.assemble
+
+    def look(shards: Shards, folder: str, out: str) -> list[dict]:
+        found.update({path.name: path.stat().st_mtime_ns for path in Path(folder).iterdir()})
+        return assemble(shards, folder, out)
+
+    monkeypatch.setattr(label, "assemble", look)
+    label.make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(tmp_path))
+    assert kept.items() < found.items() and len(found) == len(shards.units)
+    assert contents(tmp_path) == contents(seeds.out)
+
+
+def test_make_seeds__stopped_at_the_very_end_only_tidies_up(
+    run: str, shards: Shards, seeds: MadeSeeds, tmp_path: Path
+) -> None:
+    from brnf.distributed.label import make_seeds
+
+    shutil.copytree(seeds.out, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(seeds.units, tmp_path / "units")
+    sorted((tmp_path / "units").iterdir())[0].unlink()
+    make_seeds(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(tmp_path))
+    assert contents(tmp_path) == contents(seeds.out)
 
 
 def test_label__refuses_what_does_not_fit(run: str, shards: Shards, tmp_path: Path) -> None:

@@ -18,15 +18,6 @@ from brnf.models.mixture import FlowMixture, log_prob_of
 M = TypeVar("M", bound=nn.Module)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small matrices on many threads wait for each other: on a busy machine twenty times slower than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Build and draw in float64, so that oracles agree to rounding."""
