@@ -61,7 +61,7 @@ def _start(num_cpus: int) -> None:
 
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _attach(address: str, settings: dict[str, str]) -> None:
@@ -70,7 +70,7 @@ def _attach(address: str, settings: dict[str, str]) -> None:
 
     _check_answers(address)
     try:
-        ray.init(address=address, runtime_env={"env_vars": settings}, logging_level=logging.WARNING)
+        ray.init(address=address, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise ValueError(f"--address {address}: {error}. {WITHOUT_ADDRESS}") from error
 
