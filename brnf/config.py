@@ -402,9 +402,8 @@ class ReadOutConfig:
 
     def __post_init__(self) -> None:
         require(len(self.scales) > 0 and min(self.scales) > 0, "scales", self.scales, "give positive numbers")
-        require(
-            min(self.fusion) >= 0 and sum(self.fusion) > 0, "fusion", self.fusion, "give weights of 0 or more, not all 0"
-        )
+        positive = min(self.fusion) >= 0 and sum(self.fusion) > 0
+        require(positive, "fusion", self.fusion, "give weights of 0 or more, not all 0")
         require(self.long_side is None or self.long_side >= 32, "long_side", self.long_side, "give 32 or more, or none")
 
 
@@ -438,7 +437,7 @@ class ComputeConfig:
             require(getattr(self, name) >= 1, f"compute.{name}", getattr(self, name), "give 1 or more")
         require(
             self.checkpoint_every % self.log_every == 0,
-            "compute.checkpoint_every", self.checkpoint_every, f"give a multiple of compute.log_every ({self.log_every})",
+            "compute.checkpoint_every", self.checkpoint_every, f"give a multiple of log_every ({self.log_every})",
         )
 
 

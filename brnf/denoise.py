@@ -153,8 +153,8 @@ def depress(
         Refined seed (N,C,H,W), and where a score below its threshold was depressed (N,H,W), bool.
 
     Source:
-        The paper's overview figure; formulas ours. The background rises with 1 - g, not wherever 1 - max exceeds it, so that
-        pixels with a likely class keep their seed.
+        The paper's overview figure; formulas ours. The background rises with 1 - g, not wherever 1 - max exceeds it,
+        so that pixels with a likely class keep their seed.
     """
     classes_NHW = labels.clamp(min=0)
     kappa_C = (config.softness * stds).clamp(min=1e-6)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small tensors, threads that wait for each other cost more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small tensors, threads that wait for each other cost time
 
 
 @pytest.fixture(scope="session")

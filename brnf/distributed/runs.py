@@ -19,7 +19,7 @@ def run_manifest(run: str) -> dict[str, Any]:
     """
     path = storage.join(run, MANIFEST)
     if not storage.exists(path):
-        raise ValueError(f"{run} is no finished run (it has no {MANIFEST}); finish it with the same `brnf train` command")
+        raise ValueError(f"{run} is no finished run (no {MANIFEST} there); finish it with the `brnf train` command")
     manifest = storage.read_json(path)
     if "method" not in manifest:
         raise ValueError(f"{run} is not the directory of a run; --run takes what `brnf train --out` wrote")

@@ -19,6 +19,9 @@ SETTINGS = {
 
 WITHOUT_ADDRESS = "Without --address (and RAY_ADDRESS) a cluster is started on this machine"
 
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
+"""stdout belongs to results and stderr to our own progress; Ray keeps what workers print in its log directory."""
+
 
 @contextmanager
 def session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
@@ -61,7 +64,7 @@ def _start(num_cpus: int) -> None:
 
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **QUIET)
 
 
 def _attach(address: str, settings: dict[str, str]) -> None:
@@ -70,7 +73,7 @@ def _attach(address: str, settings: dict[str, str]) -> None:
 
     _check_answers(address)
     try:
-        ray.init(address=address, runtime_env={"env_vars": settings}, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, runtime_env={"env_vars": settings}, **QUIET)
     except ConnectionError as error:
         raise ValueError(f"--address {address}: {error}. {WITHOUT_ADDRESS}") from error
 

@@ -9,8 +9,8 @@ footer readers; here every task knows its row groups from the manifest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,53 +19,12 @@ import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from brnf.config import RunConfig
-from brnf.data.seeds import Seeds, decode_seed
-from brnf.data.shards import Shards
+from brnf.data.seeds import decode_seed
 from brnf.data.transforms import augment, decode_image, row_rng
+from brnf.distributed.source import ReadSteps, Source
 from brnf.training.step import Batch
 
-COLUMNS = ("id", "image", "orientation", "image_labels")
 READ_CPUS = 0.25
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a rank reads: small, and sent to every task."""
-
-    shards: Shards
-    seeds: Seeds | None
-
-    def read(self, rows: np.ndarray) -> pa.Table:
-        """Read rows (R, 2) of (unit index, row in unit), in this order."""
-        units, which = np.unique(rows[:, 0], return_inverse=True)
-        tables, starts, total = [], [], 0
-        for index in units:
-            unit = self.shards.units[int(index)]
-            table = self.shards.read_unit(unit, COLUMNS)
-            if self.seeds is not None:
-                table = self._join(table, self.seeds.read_unit(unit))
-            tables.append(table)
-            starts.append(total)
-            total += table.num_rows
-        return pa.concat_tables(tables).take(np.asarray(starts)[which] + rows[:, 1])
-
-    def _join(self, images: pa.Table, seeds: pa.Table) -> pa.Table:
-        assert images["id"].equals(seeds["id"]), "seeds passed Seeds.open, so rows agree"
-        for name in ("keys", "shape", "scores"):
-            images = images.append_column(name, seeds[name])
-        return images
-
-
-class ReadSteps:
-    """Task: read the images of a run of steps."""
-
-    def __init__(self, source: Source, plan: np.ndarray) -> None:
-        self.source, self.plan = source, plan
-
-    def __call__(self, steps: dict[str, np.ndarray]) -> pa.Table:
-        rows = np.concatenate([self.plan[first:last] for first, last in zip(steps["first"], steps["last"], strict=True)])
-        return self.source.read(rows.reshape(-1, 2))
-
 
 class DecodeAugment(ArrowBatchCollateFn):
     """Thread of the training process: encoded rows to a `Batch`.
@@ -145,14 +104,17 @@ def stream(
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     rows = dataset.map_batches(
-        ReadSteps(source, plan).__call__, batch_size=1, num_cpus=READ_CPUS, zero_copy_batch=True
+        ReadSteps(source, plan).read,  # pyright: ignore[reportArgumentType]  (Ray wants batches in the form they came)
+        batch_size=1,
+        num_cpus=READ_CPUS,
+        zero_copy_batch=True,
     )
-    yield from rows.iterator().iter_torch_batches(
+    batches = rows.iterator().iter_torch_batches(
         batch_size=plan.shape[1],
         prefetch_batches=config.compute.prefetch_batches,
         collate_fn=DecodeAugment(config, source.shards.num_classes, epoch),
-        drop_last=False,
     )
+    yield from cast(Iterable[Batch], batches)  # what DecodeAugment made; Ray's type knows dictionaries only
 
 
 def steps_per_read(unit_rows: Sequence[int], window_units: int, batch_size: int) -> int:

@@ -16,7 +16,7 @@ import ray.train
 import torch
 from pyarrow import fs
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchTrainer, get_device
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +26,8 @@ from brnf.data.schema import MANIFEST
 from brnf.data.seeds import Seeds
 from brnf.data.shards import Shards, epoch_plan, rank_slice
 from brnf.distributed.runs import load_run, run_manifest
-from brnf.distributed.stream import Source, steps_per_read, stream
+from brnf.distributed.source import Source
+from brnf.distributed.stream import steps_per_read, stream
 from brnf.models.backbones import load_weights
 from brnf.models.brnf import Brnf
 from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
@@ -101,7 +102,7 @@ def train(
     )
     with Progress(storage.join(out, METRICS), total=optim.epochs * (opened.num_images // optim.batch_size)):
         result = trainer.fit()
-    assert result.checkpoint is not None
+    assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as directory:
         state = final_weights(Path(directory))
     return finish(job, state, result.metrics["step"], seeds)
@@ -138,8 +139,8 @@ def worker_resources(config: RunConfig) -> tuple[int, bool]:
     cpus = config.compute.cpus_per_worker or max(1, free // workers)
     if cpus * workers > free:
         raise ValueError(
-            f"compute.num_workers is {workers} with {cpus} CPUs each, but the cluster has {free + 1} and one has to stay "
-            "free for reading; lower compute.num_workers or compute.cpus_per_worker"
+            f"compute.num_workers is {workers} with {cpus} CPUs each, but the cluster has {free + 1} and one has to "
+            "stay free for reading; lower compute.num_workers or compute.cpus_per_worker"
         )
     return cpus, use_gpu
 
@@ -181,10 +182,11 @@ def train_loop(arguments: dict[str, Any]) -> None:
     """One worker's training, from the last checkpoint to the end."""
     job: Job = arguments["job"]
     torch.set_num_threads(job.threads)
-    device = ray.train.torch.get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
+    device = get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
+    assert isinstance(device, torch.device)
     model = new_state(job.config, job.source.shards.num_classes, job.method)
     model.load_state_dict(ray.get(job.weights))
-    model.to(device=device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     if job.config.backbone.batch_norm == "synchronised":
         synchronise_batch_norm(model, device)
     context = ray.train.get_context()
@@ -232,16 +234,19 @@ def synchronise_batch_norm(model: Brnf, device: torch.device) -> None:
             "backbone.batch_norm is 'synchronised', which needs GPUs or one worker; set compute.num_workers=1 or "
             "backbone.batch_norm=frozen"
         )
-    model.network = nn.SyncBatchNorm.convert_sync_batchnorm(model.network)
+    nn.SyncBatchNorm.convert_sync_batchnorm(model.network)  # replaces the layers inside
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move what the network reads; keys stay on the CPU, where generators are seeded."""
     if device.type == "cpu":
         return batch
-    moved = {name: getattr(batch, name) for name in ("images", "valid", "allowed", "seed")}
-    moved = {name: None if t is None else t.pin_memory().to(device, non_blocking=True) for name, t in moved.items()}
-    return Batch(keys=batch.keys, **moved)
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    seed = None if batch.seed is None else move(batch.seed)
+    return Batch(move(batch.images), move(batch.valid), move(batch.allowed), batch.keys, seed)
 
 
 class Recorder:

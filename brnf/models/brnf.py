@@ -15,6 +15,7 @@ from brnf.config import RunConfig
 from brnf.models.cam import CamNetwork
 from brnf.models.mixture import FlowMixture, posterior
 
+
 class Standardiser(nn.Module):
     """Mean and standard deviation of each feature channel, over all valid cells seen.
 

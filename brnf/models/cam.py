@@ -51,6 +51,9 @@ class CamNetwork(nn.Module):
         num_classes: C, background included.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: BackboneConfig, cam: CamConfig, num_classes: int) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone)

@@ -77,7 +77,13 @@ def rank_within(groups: Tensor, order_by: Tensor, num_groups: int) -> tuple[Tens
 
 
 def confident(
-    cell: CellLabels, image: Tensor, eligible: Tensor, share: float, num_images: int, num_classes: int, margin: float = 0.0
+    cell: CellLabels,
+    image: Tensor,
+    eligible: Tensor,
+    share: float,
+    num_images: int,
+    num_classes: int,
+    margin: float = 0.0,
 ) -> Tensor:
     """The best `share` of every class's cells in every image, where they lead by `margin`.
 

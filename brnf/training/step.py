@@ -80,6 +80,11 @@ class Pixels(NamedTuple):
     draws: selection.Draws
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The `Wrap` of one process."""
+    return module
+
+
 def network_optimizer(model: Brnf, config: OptimConfig) -> torch.optim.SGD:
     """SGD over the backbone and, at its own rate, the new layers."""
     backbone, new = model.network.parameter_groups()
@@ -137,7 +142,7 @@ class BaseStep:
         wrap: Makes a module's forward synchronise gradients (DDP); the identity in one process.
     """
 
-    def __init__(self, model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> None:
+    def __init__(self, model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = unwrapped) -> None:
         self.model, self.config, self.total_steps = model, config, total_steps
         self.network = wrap(model.network)
         self.optim = self.optim_config()
@@ -177,7 +182,7 @@ class BrnfStep(BaseStep):
 
     model: BrnfState
 
-    def __init__(self, model: BrnfState, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> None:
+    def __init__(self, model: BrnfState, config: RunConfig, total_steps: int, wrap: Wrap = unwrapped) -> None:
         super().__init__(model, config, total_steps, wrap)
         assert model.f1 is not None
         self.flows = {"f1": wrap(model.f1), "f2": wrap(model.f2)}
@@ -223,7 +228,11 @@ class BrnfStep(BaseStep):
             "guidance": losses.masked_l1(maps.prototype, guide, guided_NCHW),
             "consistency": losses.masked_l1(maps.classifier, maps.prototype, weight_NCHW),
         }
-        weights = {"classification": 1.0, "guidance": options.guidance_weight, "consistency": options.consistency_weight}
+        weights = {
+            "classification": 1.0,
+            "guidance": options.guidance_weight,
+            "consistency": options.consistency_weight,
+        }
         if target is not None:
             ratios["calibration"] = losses.masked_l1(maps.classifier, target, weight_NCHW)
             weights["calibration"] = options.calibration.weight * ramp(progress, schedule.start_use, schedule.ramp)
@@ -424,7 +433,7 @@ class BrnfStep(BaseStep):
         self.model.active_steps += torch.stack(flags).long()
 
 
-def new_step(model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = lambda module: module) -> BaseStep:
+def new_step(model: Brnf, config: RunConfig, total_steps: int, wrap: Wrap = unwrapped) -> BaseStep:
     """The step that trains what `new_state` made."""
     if isinstance(model, BrnfState):
         return BrnfStep(model, config, total_steps, wrap)

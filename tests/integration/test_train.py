@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from brnf.config import RunConfig, load_recipe, parse
+from brnf.data.transforms import decode_image
 
 pytestmark = pytest.mark.ray
 
@@ -104,7 +105,7 @@ def test_train__corrupted_masks_and_a_second_run_leave_the_weights_bit_identical
         (root / folder).symlink_to(photographs / folder)
     (root / "SegmentationClass").mkdir()
     for id in (root / "ImageSets/Segmentation/val.txt").read_text().split():
-        shape = cv2.imread(str(root / f"JPEGImages/{id}.jpg")).shape[:2]
+        shape = decode_image((root / f"JPEGImages/{id}.jpg").read_bytes()).shape[:2]
         wrong = np.random.default_rng(0).integers(0, 21, shape, dtype=np.uint8)
         cv2.imwrite(str(root / f"SegmentationClass/{id}.png"), wrong)
     corrupted = chain(root, tmp_path / "out")

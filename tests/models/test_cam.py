@@ -15,7 +15,9 @@ from brnf.models.cam import CamNetwork, class_maps, normalise_maps, prototype_ma
 TINY = BackboneConfig(name="test_resnet", weights="none", side_channels=(8, 8, 16, 16))
 
 
-def oracle(cam: Tensor, features: Tensor, allowed: Tensor, b0: float, mask_absent: bool) -> tuple[Tensor, Tensor, float]:
+def oracle(
+    cam: Tensor, features: Tensor, allowed: Tensor, b0: float, mask_absent: bool
+) -> tuple[Tensor, Tensor, float]:
     """One image, cell by cell: cam (C-1, P), features (D, P), allowed (C,) -> M (C, P), P (C, P), consistency."""
     foreground = [
         [max(value, 0.0) / (max(max(row), 0.0) + 1e-5) for value in row] for row in cam.tolist()
