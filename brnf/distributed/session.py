@@ -13,6 +13,7 @@ SETTINGS = {
     # Ray 2.60 starts 32 processes an execution to read Parquet footers, one for ten files; one is enough.
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     # A worker imports torch before it counts as started; a busy machine takes longer than the 60 s of the default.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
