@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from brnf.models.memory_bank import rank_in_group
+
 
 class Draws(NamedTuple):
     """Random numbers of a batch, one row a pixel."""
@@ -68,11 +70,9 @@ def rank_within(groups: Tensor, order_by: Tensor, num_groups: int) -> tuple[Tens
         Rank (P,) from 0, and the size (P,) of each row's group.
     """
     order = torch.sort(order_by, stable=True).indices
-    order = order[torch.sort(groups[order], stable=True).indices]
-    sizes = torch.bincount(groups, minlength=num_groups)
-    starts = sizes.cumsum(0) - sizes
+    in_order, sizes = rank_in_group(groups[order], num_groups)
     ranks = torch.empty_like(groups)
-    ranks[order] = torch.arange(len(groups), device=groups.device) - starts[groups[order]]
+    ranks[order] = in_order
     return ranks, sizes[groups]
 
 
