@@ -5,6 +5,7 @@ stdout carries results (with --json one line of JSON); progress, warnings and er
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import json
@@ -50,7 +51,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verb:
+class Verb(abc.ABC):
     """What every command takes."""
 
     json: Switch = False
@@ -58,9 +59,9 @@ class Verb:
     debug: Switch = False
     """Show the traceback of an error (BRNF_DEBUG=1 does too)."""
 
+    @abc.abstractmethod
     def run(self) -> Result:
         """Do it."""
-        raise NotImplementedError
 
     @classmethod
     def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:

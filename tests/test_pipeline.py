@@ -198,7 +198,7 @@ def test_pipeline__writes_configuration_hash_and_code_version_into_every_directo
         record = json.loads((directory / CONFIG).read_text())
         assert {"config", "config_hash", "code_version", "key", "inputs"} <= set(record)
         assert record["key"] == json.loads((directory / DONE).read_text())["key"]
-        assert record["config"]["backbone"]["name"] == "test_resnet"
+        assert record["config"]["backbone"]["name"] == load_recipe("demo").backbone.name
 
 
 # --------------------------------------------------------------------------------------------- single commands

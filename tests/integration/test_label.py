@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -142,42 +139,17 @@ def test_label__manifest_tells_how_labels_were_made(labels: Path, shards: Shards
     assert (protocol["read_out"], protocol["refinement"], protocol["masks_used"]) == ("prototype", "none", "none")
 
 
-def kill_at(command: list[str], masks: Path, count: int) -> None:
-    """Start a driver, kill it and all it started as soon as so many masks are there."""
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as driver:
-        deadline = time.monotonic() + 120
-        try:
-            while len(list(masks.glob("*.png"))) < count:
-                assert driver.poll() is None, driver.stderr and driver.stderr.read().decode()
-                assert time.monotonic() < deadline, "the driver labels nothing"
-                time.sleep(0.002)
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            while survivors := members(driver.pid):
-                for process in survivors:
-                    os.kill(process, signal.SIGKILL)
-                time.sleep(0.01)
-
-
-def members(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for process in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(state[3]) == session and state[0] != "Z":
-            found.append(process)
-    return found
-
-
 def stamps(masks: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in masks.glob("*.png")}
 
 
 def test_label__killed_twice_it_ends_with_the_same_bytes(
-    run: str, shards: Shards, labels: Path, tmp_path: Path, ray_session: None
+    run: str,
+    shards: Shards,
+    labels: Path,
+    tmp_path: Path,
+    kill_when: Callable[[list[str], Callable[[], bool]], None],
+    ray_session: None,
 ) -> None:
     """At most the units in flight are done twice, and another number of actors changes nothing."""
     from brnf.distributed.label import label
@@ -186,7 +158,8 @@ def test_label__killed_twice_it_ends_with_the_same_bytes(
     in_flight = 2 * UNIT_ROWS
     left: list[dict[str, int]] = []
     for share in (0.2, 0.6):
-        kill_at(command, masks, int(share * NUM_IMAGES))
+        reached = int(share * NUM_IMAGES)
+        kill_when(command, lambda: len(list(masks.glob("*.png"))) >= reached)  # noqa: B023  (called in this round)
         left.append(stamps(masks))
         assert share * NUM_IMAGES - 1 <= len(left[-1]) < NUM_IMAGES - 1
         assert not (tmp_path / MANIFEST).exists()
