@@ -163,6 +163,30 @@ class PrepareVoc(StageVerb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareCoco(StageVerb):
+    """COCO tree -> shards, from an instances JSON or from masks in VOC's layout.
+
+    Image-level labels come from annotations/instances_{split}.json if it is there, and masks are drawn from it, the
+    largest object first and crowds ignored; else both come from SegmentationClass/{split}/*.png (0..80, 255 ignored).
+    """
+
+    root: str
+    """Directory that holds JPEGImages/{split} or {split}, and annotations or SegmentationClass."""
+    split: str
+    """train2014, val2014 or any other that the tree has."""
+    shards: str
+    """Directory to write."""
+    unit_rows: Annotated[int, tyro.conf.arg(name="data.unit-rows")] = DataConfig.unit_rows
+    """Images a unit (Parquet row group): the atom of reading, shuffling, labelling and resuming."""
+    part_rows: Annotated[int, tyro.conf.arg(name="data.part-rows")] = DataConfig.part_rows
+    """Images a part (Parquet file)."""
+
+    def run(self) -> Result:
+        config = RunConfig(data=DataConfig(kind="coco", unit_rows=self.unit_rows, part_rows=self.part_rows))
+        return self.bring(prepare_stage(config, root=self.root, split=self.split, out=self.shards))
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareFolder(StageVerb):
     """Your own images and a CSV of tags -> shards.
 
@@ -320,7 +344,7 @@ class RunPipeline(Verb):
     config: str
     """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     root: str
-    """The data set: a VOC2012 directory, or for data.kind folder the folder of images."""
+    """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
     out: str
     """Directory of everything the run writes."""
     force_from: StageName | None = None
@@ -367,6 +391,7 @@ VERBS: dict[str, type[Verb]] = {
     "pipeline": RunPipeline,
     "sample": Sample,
     "prepare voc": PrepareVoc,
+    "prepare coco": PrepareCoco,
     "prepare folder": PrepareFolder,
     "train": Train,
     "seeds": Seeds,

@@ -38,8 +38,7 @@ class DataConfig:
     __pydantic_config__ = FORBID_UNKNOWN
 
     kind: Literal["voc", "folder", "coco"] = "voc"
-    """Layout under --root: a VOCdevkit/VOC2012 tree, a folder of images with a CSV of tags, or a COCO tree (of
-    which shards cannot be made yet)."""
+    """Layout under --root: a VOCdevkit/VOC2012 tree, a folder of images with a CSV of tags, or a COCO tree."""
     train_split: str = "train_aug"
     """Split to train on (ImageSets/Segmentation/{split}.txt). Its masks are never read."""
     score_split: str | None = "val"

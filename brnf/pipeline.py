@@ -49,20 +49,15 @@ def prepare_stage(config: RunConfig, *, root: str, split: str, out: str) -> Stag
 
     Args:
         config: `config.data` matters.
-        root: The VOC2012 tree, or the folder of images.
+        root: The VOC2012 or COCO tree, or the folder of images.
         split: Name of the split; a folder of images is one split, under any name.
         out: Directory of the shards.
 
     Raises:
-        ValueError: If the source is not there or its kind cannot be prepared yet.
+        ValueError: If the source is not there.
     """
     from brnf.data.sources import inputs_fingerprint
 
-    if config.data.kind == "coco":
-        raise ValueError(
-            "data.kind is 'coco': shards of a COCO tree cannot be made yet; list its images and tags in a CSV and use "
-            "`brnf prepare folder`"
-        )
     data = dataclasses.replace(
         config.data,
         tags=config.data.tags and storage.absolute(config.data.tags),

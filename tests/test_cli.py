@@ -61,7 +61,7 @@ def test_help__is_quick_because_it_loads_neither_torch_nor_ray() -> None:
         (["pipeline", "--config", "demo", "--root", "r", "--out", "o", "--brnf.f1.depth", "0"], ["depth", "1 or more"]),
         (["pipeline", "--config", "demo", "--root", "r", "--out", "o", "--seeds.maps", "fusion"], ["no flow"]),
         (["pipeline", "--config", "demo", "--root", "nowhere", "--out", "o"], ["nowhere", "JPEGImages"]),
-        (["pipeline", "--config", "coco_resnet50", "--root", "r", "--out", "o"], ["prepare folder"]),
+        (["pipeline", "--config", "coco_resnet50", "--root", "r", "--out", "o"], ["train2014", "r has neither"]),
         (["label", "--run", "nowhere", "--shards", "s", "--out", "o"], ["nowhere", "brnf train"]),
         (["evaluate", "--labels", "nowhere", "--shards", "none"], ["none"]),
     ],

@@ -18,6 +18,7 @@ from brnf.data.records import (
     admit,
     file_sizes,
     hash_values,
+    leaves_folder,
     read_class_names,
     read_input,
     read_text,
@@ -141,7 +142,6 @@ def _bad_row(line: int, row: list[str]) -> str | None:
     """Why a row of the CSV cannot be used; None if it can."""
     if len(row) != len(HEADER):
         return f"line {line} of the CSV has {len(row)} columns; give {CSV_FORM}"
-    path = PurePosixPath(row[0].strip())
-    if path.is_absolute() or ".." in path.parts or "\\" in row[0] or "://" in row[0]:
+    if leaves_folder(row[0].strip()):
         return f"line {line} of the CSV: the file has to lie below the images' directory, with '/' between folders"
     return None

@@ -1,7 +1,7 @@
 """What every data set becomes on its way into shards: entries that are listed, records that are read, refusals.
 
-voc.py and folder.py are sources: they list a tree cheaply on the driver, and read one image in a task. Whatever is
-wrong with one image is a ValueError whose text becomes the reason of a refusal in the manifest.
+voc.py, coco.py and folder.py are sources: they list a tree cheaply on the driver, and read one image in a task.
+Whatever is wrong with one image is a ValueError whose text becomes the reason of a refusal in the manifest.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
 from pyarrow import fs
 
 from brnf.data import storage
 from brnf.data.schema import BACKGROUND, IGNORE_INDEX
+from brnf.data.transforms import decode_mask
 
 BACKGROUND_NAME = "background"
 LONGEST_ID = 150
@@ -31,6 +34,8 @@ class Entry:
     """Path below the source's root."""
     tags: str = ""
     """Tags as the list gives them; empty where they lie elsewhere."""
+    objects: str = ""
+    """Outlines of the image's objects as JSON, where the list has them."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,12 @@ def unusable_id(id: str) -> str | None:
     return None
 
 
+def leaves_folder(file: str) -> bool:
+    """Whether a path that a list gives points out of the folder it should lie in."""
+    path = PurePosixPath(file)
+    return path.is_absolute() or ".." in path.parts or "\\" in file or "://" in file
+
+
 def read_class_names(path: str) -> tuple[str, ...]:
     """Read a list of foreground classes, one a line, and put the background before them.
 
@@ -163,6 +174,40 @@ def read_input(root: str, file: str) -> bytes:
         raise ValueError(f"{file} is missing") from error
     except PermissionError as error:
         raise ValueError(f"{file} may not be read (permissions)") from error
+
+
+def read_mask(root: str, file: str, shape: tuple[int, int], num_classes: int) -> bytes:
+    """Read a mask or context map and check that it fits its image and holds known classes only.
+
+    Args:
+        root: Of the tree.
+        file: Path below it.
+        shape: Height and width of the image.
+        num_classes: C, background included.
+
+    Returns:
+        The encoded file.
+
+    Raises:
+        ValueError: If it is missing, damaged, of another size, or holds an unknown class.
+    """
+    encoded = read_input(root, file)
+    try:
+        decoded = decode_mask(encoded)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if decoded.shape != shape:
+        (height, width), (image_height, image_width) = decoded.shape, shape
+        raise ValueError(f"{file} is {width} x {height} pixels, its image {image_width} x {image_height}")
+    unknown = [int(value) for value in np.unique(decoded) if value >= num_classes and value != IGNORE_INDEX]
+    if unknown:
+        raise ValueError(f"{file} holds class {unknown[0]}; there are {num_classes} with the background")
+    return encoded
+
+
+def mask_classes(encoded: bytes) -> tuple[int, ...]:
+    """Foreground classes in an encoded mask, ascending."""
+    return tuple(int(value) for value in np.unique(decode_mask(encoded)) if BACKGROUND < value < IGNORE_INDEX)
 
 
 def file_sizes(directory: str) -> dict[str, int]:

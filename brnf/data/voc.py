@@ -18,13 +18,14 @@ from brnf.data.records import (
     admit,
     file_sizes,
     hash_values,
+    mask_classes,
     read_class_names,
     read_input,
+    read_mask,
     read_text,
 )
 from brnf.data.restricted_pickle import load_npy
-from brnf.data.schema import IGNORE_INDEX
-from brnf.data.transforms import decode_image, decode_mask
+from brnf.data.transforms import decode_image
 
 VOC_CLASSES = (
     BACKGROUND_NAME, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -98,8 +99,10 @@ class VocTree:
         """
         image = read_input(self.root, entry.file)
         height, width = decode_image(image).shape[:2]  # EXIF is not looked at: the masks of VOC ignore it too
-        mask = self._read_map(self.masks, entry.id, (height, width))
-        context = self._read_map(self.contexts, entry.id, (height, width))
+        mask, context = (
+            read_mask(self.root, f"{folder}/{entry.id}.png", (height, width), len(self.class_names)) if folder else None
+            for folder in (self.masks, self.contexts)
+        )
         labels, label_source = self._image_labels(entry.id, mask)
         if not labels:
             raise ValueError(f"the image has no tags ({label_source} names none)")
@@ -120,24 +123,6 @@ class VocTree:
         }
         return hash_values(self.kind, self.split, ids, self.class_names, sizes, dict(self.label_table))
 
-    def _read_map(self, folder: str | None, id: str, image_shape: tuple[int, ...]) -> bytes | None:
-        """A mask or context map, checked: it fits the image and holds known classes only."""
-        if folder is None:
-            return None
-        file = f"{folder}/{id}.png"
-        encoded = read_input(self.root, file)
-        try:
-            decoded = decode_mask(encoded)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        if decoded.shape != image_shape:
-            (height, width), (image_height, image_width) = decoded.shape, image_shape
-            raise ValueError(f"{file} is {width} x {height} pixels, its image {image_width} x {image_height}")
-        unknown = [int(c) for c in _present(decoded) if c >= len(self.class_names) and c != IGNORE_INDEX]
-        if unknown:
-            raise ValueError(f"{file} holds class {unknown[0]}; there are {len(self.class_names)} with the background")
-        return encoded
-
     def _image_labels(self, id: str, mask: bytes | None) -> tuple[tuple[int, ...], str]:
         """Classes of an image and where they come from: its annotation, else cls_labels.npy, else its mask."""
         try:
@@ -150,7 +135,7 @@ class VocTree:
             return self.label_table[id], LABEL_TABLE
         if mask is None:
             raise ValueError(f"the image has no tags: no {ANNOTATIONS}/{id}.xml, not in {LABEL_TABLE}, no mask")
-        return tuple(int(c) for c in _present(decode_mask(mask)) if 0 < c < IGNORE_INDEX), "masks"
+        return mask_classes(mask), "masks"
 
 
 def split_ids(root: str, split: str) -> list[str]:
@@ -164,11 +149,6 @@ def split_ids(root: str, split: str) -> list[str]:
     if split not in names:
         raise ValueError(f"--split {split!r}: no {path}; splits there: {', '.join(names) or 'none'}")
     return [line.strip() for line in read_text(path, "a list of ids, one a line").splitlines() if line.strip()]
-
-
-def _present(class_map: np.ndarray) -> np.ndarray:
-    """Values that occur in a uint8 map, ascending."""
-    return np.flatnonzero(np.bincount(class_map.ravel(), minlength=256))
 
 
 def _annotated_labels(annotation: bytes, id: str, class_names: tuple[str, ...]) -> tuple[int, ...]:
