@@ -169,7 +169,7 @@ def draw_objects(objects: Iterable[dict[str, Any]], height: int, width: int) -> 
     return mask
 
 
-def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def _run_lengths(segmentation: Any, height: int, width: int) -> Any:
     """COCO's segmentation in any of its three forms as compressed run lengths."""
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
@@ -178,7 +178,7 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
             return segmentation
         if sum(segmentation["counts"]) != height * width:
             raise ValueError("its counts do not add up to the image's pixels")
-        return rle.frPyObjects(segmentation, height, width)  # pyright: ignore[reportReturnType]
+        return rle.frPyObjects(segmentation, height, width)  # pyright: ignore[reportCallIssue, reportArgumentType]
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has {len(polygon)} numbers; three or more points are needed")
