@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -498,7 +499,7 @@ def execute(verb: Verb) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `brnf`. Exits with 2 and one clear message where the user has something to mend."""
+    """Entry point of `brnf`, and of the scripts in jobs/. Exits with 2 and one message where the user can mend it."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name, rest = split_verb(arguments)
     if not name:
@@ -506,6 +507,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prefix = "prepare" if arguments[:1] == ["prepare"] else ""
         print(usage(prefix), file=sys.stdout if helping else sys.stderr)
         raise SystemExit(0 if helping else 2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as Ray's own handler, once it has started
     try:
         execute(parse_verb(name, rest))
     except (ValueError, FileNotFoundError) as error:
@@ -516,3 +518,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"brnf {name}: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        print(f"brnf {name}: terminated; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None

@@ -13,6 +13,9 @@ from typing import Any
 
 from pyarrow import fs
 
+INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this variable for what `ray job submit` runs."""
+
 
 def join(base: str, *names: str) -> str:
     """Join path segments to a path or URI."""
@@ -20,8 +23,20 @@ def join(base: str, *names: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Make a local path absolute, so that workers with another working directory find it; URIs stay."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    """Make a local path absolute, so that workers with another working directory find it; URIs stay.
+
+    Raises:
+        ValueError: If it is relative inside a Ray job, whose working directory is a copy that nobody finds again.
+    """
+    if "://" in path:
+        return path
+    expanded = os.path.expanduser(path)
+    if INSIDE_JOB in os.environ and not os.path.isabs(expanded):
+        raise ValueError(
+            f"{path!r} is a relative path, and a job runs in a temporary copy of the working directory on one node; "
+            "give an absolute path on a disk that all nodes share, or a URI (s3://..., gs://...)"
+        )
+    return os.path.abspath(expanded)
 
 
 def open_location(path: str) -> tuple[fs.FileSystem, str]:
