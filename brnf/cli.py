@@ -31,7 +31,8 @@ from brnf.pipeline import (
     seeds_stage,
     train_stage,
 )
-from brnf.stage import Outcome, Stage, StageName, run_stage
+from brnf.stage import Outcome, PipelineStage, Stage, run_stage
+from brnf.tune_space import load_space
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag without a value; there is no --no-... of it."""
@@ -348,7 +349,7 @@ class RunPipeline(Verb):
     """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
     out: str
     """Directory of everything the run writes."""
-    force_from: StageName | None = None
+    force_from: PipelineStage | None = None
     """Do this stage and every later one again."""
     address: str | None = None
     """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
@@ -363,6 +364,39 @@ class RunPipeline(Verb):
             config=self.settings, root=self.root, out=self.out, address=self.address, force_from=self.force_from
         )
         return pipeline_result(pipeline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Verb):
+    """Search BRNF's fields with Ray Tune; the best configuration becomes a recipe, OUT/best.yaml.
+
+    Trials share shards, base and seeds, which OUT gets as from `brnf pipeline`; so does a pipeline run from best.yaml
+    with the same --out. Stopped and started again, no finished epoch of a trial is repeated.
+    """
+
+    space: str
+    """YAML with parameters, objective and budget; tune_spaces/ has examples."""
+    config: str
+    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
+    root: str
+    """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
+    out: str
+    """Directory of everything the sweep writes."""
+    address: str | None = None
+    """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
+    settings: Recipe = field(default_factory=RunConfig)
+
+    @classmethod
+    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
+        return recipe_default(flags)
+
+    def run(self) -> Result:
+        space = load_space(self.space)
+        pipeline = Pipeline(config=self.settings, root=self.root, out=self.out, address=self.address)
+        found = pipeline.tune(space)
+        best = storage.join(pipeline.out, "best.yaml")
+        lines = [*trial_table(found["trials"]), f"best: {best} (chosen on the masks of {space.objective.split})"]
+        return Result(values=found | {"best": best}, lines=lines, outcomes=pipeline.outcomes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,6 +424,7 @@ class Demo(Verb):
 VERBS: dict[str, type[Verb]] = {
     "demo": Demo,
     "pipeline": RunPipeline,
+    "tune": Tune,
     "sample": Sample,
     "prepare voc": PrepareVoc,
     "prepare coco": PrepareCoco,
@@ -432,6 +467,21 @@ def comparison(metrics: dict[str, Any]) -> list[str]:
     for title, key in rows:
         lines.append(f"{title:28}{percent(metrics['base'][key]):>8}{percent(metrics['brnf'][key]):>8}")
     return lines
+
+
+def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:
+    """Trials, best first: scores in percent, and the values that were tried."""
+    lines = [f"{'trial':>5}{'epochs':>8}{'mIoU':>8}{'FP':>8}{'FN':>8}{'seconds':>9}  values"]
+    for row in trials:
+        scores = "".join(f"{percent(row[key]):>8}" for key in ("miou", "mean_fp", "mean_fn"))
+        values = ", ".join(f"{name}={short(value)}" for name, value in row["values"].items())
+        lines.append(f"{row['number']:>5}{row['epoch']:>8}{scores}{row['seconds']:>9.0f}  {values}")
+    return lines
+
+
+def short(value: Any) -> str:
+    """A value in three digits, if it is a number with a fraction."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def percent(share: float | None) -> str:

@@ -518,13 +518,24 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> RunConfig
     values = yaml.safe_load(recipe_path(name).read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{name} does not hold a mapping of fields; see brnf/recipes/demo.yaml")
-    for dotted, value in (overrides or {}).items():
+    return overlay(parse(values), overrides or {})
+
+
+def overlay(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """Lay values by dotted field (`brnf.f1.depth`) over a configuration.
+
+    Raises:
+        ValueError: If there is no such field or its value is invalid.
+    """
+    nested = as_dict(config)
+    for dotted, value in values.items():
         *parents, leaf = dotted.split(".")
-        node = values
+        node = nested
         for parent in parents:
             node = node.setdefault(parent, {})
+            require(isinstance(node, dict), dotted, value, f"{parent} has no fields of its own; give a field's name")
         node[leaf] = value
-    return parse(values)
+    return parse(nested)
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:

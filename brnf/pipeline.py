@@ -12,17 +12,31 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from brnf.config import ReadOutConfig, RunConfig, as_dict, config_hash, parse
+import yaml
+
+from brnf.config import ReadOutConfig, RunConfig, as_dict, config_hash, overlay, parse
 from brnf.data import storage
 from brnf.data.schema import CONFIG
-from brnf.stage import Outcome, Stage, StageName, code_version, content_hash, manifest_hash, run_stage
+from brnf.stage import (
+    Outcome,
+    PipelineStage,
+    Stage,
+    StageName,
+    code_version,
+    content_hash,
+    manifest_hash,
+    run_stage,
+)
+from brnf.tune_space import TuneSpace
 
-STAGES: tuple[StageName, ...] = get_args(StageName)
-VERSIONS: dict[StageName, int] = {"prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 1}
+STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
+VERSIONS: dict[StageName, int] = {
+    "prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 1, "tune": 1,
+}  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 
 def say(message: str) -> None:
@@ -32,11 +46,12 @@ def say(message: str) -> None:
 
 def progress(stage: StageName, where: str) -> Callable[[str], None]:
     """A function that says how a stage stands: its place in the chain, its directory, how long it took."""
-    position, started = STAGES.index(stage) + 1, time.monotonic()
+    place = f"[{STAGES.index(stage) + 1}/{len(STAGES)}] " if stage in STAGES else ""
+    started = time.monotonic()
 
     def note(state: str) -> None:
         after = f" after {time.monotonic() - started:.0f} s" if state == "done" else ""
-        say(f"[{position}/{len(STAGES)}] {stage}: {state}{after} ({where})")
+        say(f"{place}{stage}: {state}{after} ({where})")
 
     return note
 
@@ -171,6 +186,34 @@ def _read_out_stage(
     )
 
 
+def tune_stage(
+    config: RunConfig, space: TuneSpace, *, shards: str, seeds: str, base: str, scored: str, out: str
+) -> Stage:
+    """Shards, base seeds and a space -> trials with their scores.
+
+    Raises:
+        ValueError: If the space does not fit the configuration; names the field.
+    """
+    samples, inputs = space.samples(config), {"shards": shards, "seeds": seeds, "base": base, "scored": scored}
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.tune import Sweep, search
+
+        return search(Sweep(config=config, space=space, samples=samples, out=out, **inputs))
+
+    values = as_dict(config)
+    trained_by = {part: values[part] for part in ("random_seed", "backbone", "cam", "augment", "brnf", "label")}
+    return Stage(
+        name="tune",
+        version=VERSIONS["tune"],
+        out=out,
+        matters={**trained_by, "score_classes": values["data"]["score_classes"], "space": dataclasses.asdict(space)},
+        config=config,
+        inputs={role: manifest_hash(path) for role, path in inputs.items()},
+        work=work,
+    )
+
+
 def run_config(run: str) -> RunConfig:
     """The resolved configuration that a stage left in its directory.
 
@@ -195,7 +238,7 @@ class Pipeline:
     out: str
     address: str | None = None
     """Ray cluster to use; none starts a local one."""
-    force_from: StageName | None = None
+    force_from: PipelineStage | None = None
     """Do this stage and every later one again."""
     outcomes: list[Outcome] = field(default_factory=list)
     """Every stage that is complete, in order."""
@@ -210,10 +253,9 @@ class Pipeline:
         """
         self.out = storage.absolute(self.out)
         with self._session:
-            shards = self._prepare()
+            shards = self._prepare(self.config.data.label_splits)  # the score split is among them
             train = shards[self.config.data.train_split]
-            base = self._bring(train_stage(self.config, method="sipe", shards=train, out=self._at("base"))).out
-            seeds = self._bring(seeds_stage(self.config, run=base, shards=train, out=self._at("seeds"))).out
+            base, seeds = self._base_and_seeds(train)
             brnf = self._bring(
                 train_stage(self.config, method="brnf", shards=train, seeds=seeds, base=base, out=self._at("brnf"))
             )
@@ -222,11 +264,45 @@ class Pipeline:
         self._report(labels, shards, seeds, metrics)
         return metrics
 
+    def tune(self, space: TuneSpace) -> dict[str, Any]:
+        """Search a space over this pipeline's shards, base and seeds.
+
+        The best configuration goes to best.yaml; a pipeline run from it into the same directory reuses the rest.
+
+        Returns:
+            The manifest of the trials.
+
+        Raises:
+            ValueError: If the space does not fit the configuration, before anything starts, or no trial succeeds.
+        """
+        space.samples(self.config)
+        self.out = storage.absolute(self.out)
+        with self._session:
+            shards = self._prepare((space.objective.split,))
+            base, seeds = self._base_and_seeds(shards[self.config.data.train_split])
+            found = self._bring(
+                tune_stage(
+                    self.config,
+                    space,
+                    shards=shards[self.config.data.train_split],
+                    seeds=seeds,
+                    base=base,
+                    scored=shards[space.objective.split],
+                    out=self._at("trials"),
+                )
+            ).manifest
+        # Masks chose it: the reports of whoever runs it have to say so.
+        best = overlay(self.config, {**found["trials"][0]["values"], "strict_weak": False})
+        storage.write_bytes(self._at("best.yaml"), yaml.safe_dump(as_dict(best), sort_keys=False).encode())
+        return found
+
     def _at(self, *names: str) -> str:
         return storage.join(self.out, *names)
 
     def _forced(self, stage: StageName) -> bool:
-        return self.force_from is not None and STAGES.index(stage) >= STAGES.index(self.force_from)
+        if self.force_from is None or stage not in STAGES:
+            return False
+        return STAGES.index(stage) >= STAGES.index(self.force_from)
 
     def _start_ray(self) -> None:
         """Start or join Ray once; it stays until the last stage that needs it is over."""
@@ -250,16 +326,20 @@ class Pipeline:
         self.outcomes.append(outcome)
         return outcome
 
-    def _prepare(self) -> dict[str, str]:
-        """Shards of every split the run needs, each once."""
-        data = self.config.data
-        splits = dict.fromkeys([data.train_split, *data.label_splits])  # the score split is among the label splits
+    def _prepare(self, others: Sequence[str]) -> dict[str, str]:
+        """Shards of the split to train on and of others, each once."""
+        splits = dict.fromkeys([self.config.data.train_split, *others])
         return {
             split: self._bring(
                 prepare_stage(self.config, root=self.root, split=split, out=self._at("shards", split))
             ).out
             for split in splits
         }
+
+    def _base_and_seeds(self, train: str) -> tuple[str, str]:
+        """The base network, and its seeds of the images it was trained on."""
+        base = self._bring(train_stage(self.config, method="sipe", shards=train, out=self._at("base"))).out
+        return base, self._bring(seeds_stage(self.config, run=base, shards=train, out=self._at("seeds"))).out
 
     def _label(self, base: str, brnf: str, shards: dict[str, str]) -> dict[str, str]:
         """Labels of BRNF for every split, and of the base for the scored one (key "base"), inside its directory."""

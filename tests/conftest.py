@@ -33,8 +33,8 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kill_when() -> Callable[[list[str], Callable[[], bool]], None]:
-    """Start a driver, and kill it with all that it started as soon as a condition holds."""
+def kill_when() -> Callable[..., None]:
+    """Start a driver, and kill it with all that it started as soon as a condition holds: command, condition, limit_s."""
     return _kill_when
 
 

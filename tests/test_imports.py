@@ -14,9 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
 ALLOWED: dict[str, set[str]] = {
-    "cli": {"pipeline", "stage", "distributed", *BELOW},
-    "pipeline": {"stage", "distributed", *BELOW},
-    "distributed": BELOW,
+    "cli": {"pipeline", "stage", "tune_space", "distributed", *BELOW},
+    "pipeline": {"stage", "tune_space", "distributed", *BELOW},
+    "distributed": {"tune_space", *BELOW},
+    "tune_space": {"config"},
     "stage": {"data", "config"},
     "training": {"denoise", "losses", "models", "config"},
     "inference": {"denoise", "losses", "models", "config"},
@@ -33,7 +34,10 @@ ALLOWED: dict[str, set[str]] = {
 """What each room of the package may import, besides itself. `models`, `losses`, `denoise`, `training` and `inference`
 get tensors and never see `data`."""
 
-FOREIGN: dict[str, set[str]] = {"ray": {"distributed"}, "torch": set(ALLOWED) - {"data", "stage", "config", "cli"}}
+FOREIGN: dict[str, set[str]] = {
+    "ray": {"distributed"},
+    "torch": set(ALLOWED) - {"data", "stage", "tune_space", "config", "cli"},
+}
 """Libraries that only some rooms may import."""
 
 

@@ -31,6 +31,7 @@ RUN_BY = {
     "label": "tests/integration",
     "evaluate": "tests/evaluation",
     "pipeline": "by hand: hours on real photographs",
+    "tune": "tests/integration/test_tune.py",
 }
 """What runs the stage behind each verb; that its flags are valid is tested here."""
 
@@ -45,16 +46,28 @@ def test_readme__what_is_said_to_run_a_command_exists(runner: str) -> None:
     assert (ROOT / runner).exists()
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("brnf ")])
+JOBS = [command for command in COMMANDS if command.startswith("ray job submit")]
+"""tests/integration/test_jobs.py submits jobs; an AWS cluster is not at hand."""
+
+
+def as_verb(job: str) -> str:
+    """The `brnf` command that a job runs."""
+    script, arguments = job.split("-- python jobs/")[1].split(".py ", 1)
+    return f"brnf {script} {arguments}"
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("brnf ")] + [as_verb(job) for job in JOBS]
+)
 def test_readme__command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "run_config", lambda run: load_recipe("demo"))  # of runs that are not here
-    words = ["demo" if word == "mine.yaml" else word for word in shlex.split(command)[1:]]
+    words = ["demo" if word in ("mine.yaml", "out/sweep/best.yaml") else word for word in shlex.split(command)[1:]]
     verb, arguments = cli.split_verb(words)
     cli.parse_verb(verb, arguments)
 
 
 def test_readme__two_commands_set_everything_up() -> None:
-    others = [command for command in COMMANDS if not command.startswith("brnf ")]
+    others = [command for command in COMMANDS if not command.startswith(("brnf ", "ray job submit"))]
     assert len(others) == len(SET_UP)
     for command, end in zip(others, SET_UP, strict=True):
         venv, install, run = command.split(" && ")

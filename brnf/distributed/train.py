@@ -54,10 +54,19 @@ class Job:
     weights: ray.ObjectRef
     out: str
     threads: int
+    epochs: int
+    """Of the schedule's epochs, how many are done when the job is over."""
 
 
 def train(
-    config: RunConfig, *, method: str, shards: str, seeds: str | None = None, base: str | None = None, out: str
+    config: RunConfig,
+    *,
+    method: str,
+    shards: str,
+    seeds: str | None = None,
+    base: str | None = None,
+    out: str,
+    until_epoch: int | None = None,
 ) -> dict[str, Any]:
     """Train the base ("sipe") or BRNF ("brnf") on shards and write a finished run to `out`.
 
@@ -70,6 +79,8 @@ def train(
         seeds: Directory of its base seeds; BRNF only.
         base: Finished base run to start from where `brnf.init` is "base".
         out: Directory of the run.
+        until_epoch: Stop after so many epochs of the schedule, for a look at the run so far; none means all. A later
+            call goes on from there.
 
     Returns:
         The run's manifest.
@@ -84,7 +95,8 @@ def train(
     weights = ray.put(initial_weights(config, method, opened.num_classes, base))
     workers = config.compute.num_workers
     cpus, use_gpu = worker_resources(config)
-    job = Job(config, method, source, weights, out, min(cpus, max(1, (os.cpu_count() or 1) // workers)))
+    threads, epochs = min(cpus, max(1, (os.cpu_count() or 1) // workers)), until_epoch or optim.epochs
+    job = Job(config, method, source, weights, out, threads, epochs)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
@@ -194,9 +206,9 @@ def train_loop(arguments: dict[str, Any]) -> None:
     unit_rows = [unit.num_rows for unit in job.source.shards.units]
     steps_per_epoch = job.source.shards.num_images // optim.batch_size
     train_step = new_step(model, job.config, steps_per_epoch * optim.epochs, wrap)
-    recorder = Recorder(job, model, train_step, steps_per_epoch * optim.epochs, device)
+    recorder = Recorder(job, model, train_step, steps_per_epoch * job.epochs, device)
     step = recorder.resume()
-    for epoch in range(step // steps_per_epoch, optim.epochs):
+    for epoch in range(step // steps_per_epoch, job.epochs):
         plan = epoch_plan(unit_rows, **plan_options(job.config, optim, epoch))
         batches = stream(
             job.source,
