@@ -34,7 +34,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kill_when() -> Callable[..., None]:
-    """Start a driver, and kill it with all that it started as soon as a condition holds: command, condition, limit_s."""
+    """Start a driver, and kill it with all that it started once a condition holds (command, condition, limit_s)."""
     return _kill_when
 
 
