@@ -53,6 +53,10 @@ class Sweep:
         """Where a trial writes."""
         return storage.join(self.out, f"trial-{number:03d}")
 
+    def failure_file(self, number: int) -> str:
+        """Why a trial ended early, if it did."""
+        return storage.join(self.directory(number), "failed.json")
+
     def score_file(self, number: int, epoch: int) -> str:
         """What an epoch of a trial came to."""
         return storage.join(self.directory(number), f"epoch-{epoch:02d}.json")
@@ -90,46 +94,50 @@ def search(sweep: Sweep) -> dict[str, Any]:
             ),
             run_config=tune.RunConfig(name="sweep", storage_path=scratch, verbose=0, callbacks=[Say(sweep)]),
         )
-        results = tuner.fit()
-    failed = {result.config["number"]: str(result.error) for result in results if result.error and result.config}
+        tuner.fit()
+    failed = failures(sweep)
     manifest = {
         "kind": "trials",
         "objective": {"metric": objective.metric, "split": objective.split},
         "trials": ranking(sweep),
-        "quarantine": [{"id": f"trial {number}", "reason": reason} for number, reason in sorted(failed.items())],
+        "quarantine": failed,
     }
     if not manifest["trials"]:
-        raise ValueError(f"no trial came to a score; the first failed with: {next(iter(failed.values()), 'nothing')}")
+        raise ValueError(f"no trial came to a score: {failed[0]['reason'] if failed else 'Tune started none'}")
     storage.write_json(storage.join(sweep.out, MANIFEST), manifest)
     return manifest
 
 
 def run_trial(spec: dict[str, Any], sweep: Sweep) -> None:
     """Train one sample, an epoch at a time, and report each epoch's score."""
-    number, space = spec["number"], sweep.space
-    config = with_share_of_cluster(space.trial_config(sweep.config, sweep.samples[number]), space.budget.concurrent)
-    out = sweep.directory(number)
-    for epoch in range(1, space.budget.epochs + 1):
-        path = sweep.score_file(number, epoch)
-        if not storage.exists(path):
-            started = time.monotonic()
-            train(
-                config,
-                method="brnf",
-                shards=sweep.shards,
-                seeds=sweep.seeds,
-                base=sweep.base,
-                out=out,
-                until_epoch=epoch,
-            )
-            labels = storage.join(out, f"labels-{epoch:02d}")
-            label(config.label, config.compute, run=out, shards=sweep.scored, out=labels)
-            scores = evaluate(labels, sweep.scored, config.data.score_classes or None)
-            named = {name: scores[name] for name in ("miou", "mean_fp", "mean_fn")}
-            seconds = round(time.monotonic() - started, 1)
-            storage.write_json(path, {"epoch": epoch, **named, "seconds": seconds})
-            storage.delete(labels)
-        tune.report(storage.read_json(path))
+    failure = sweep.failure_file(spec["number"])
+    storage.delete(failure)
+    try:
+        for epoch in range(1, sweep.space.budget.epochs + 1):
+            tune.report(score_epoch(sweep, spec["number"], epoch))
+    except Exception as error:
+        storage.write_json(failure, {"reason": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def score_epoch(sweep: Sweep, number: int, epoch: int) -> dict[str, Any]:
+    """Train a trial to the end of an epoch and score it, unless that has been done."""
+    path = sweep.score_file(number, epoch)
+    if storage.exists(path):
+        return storage.read_json(path)
+    config = sweep.space.trial_config(sweep.config, sweep.samples[number])
+    config = with_share_of_cluster(config, sweep.space.budget.concurrent)
+    inputs = {"shards": sweep.shards, "seeds": sweep.seeds, "base": sweep.base}
+    out, started = sweep.directory(number), time.monotonic()
+    train(config, method="brnf", **inputs, out=out, until_epoch=epoch)
+    labels = storage.join(out, f"labels-{epoch:02d}")
+    label(config.label, config.compute, run=out, shards=sweep.scored, out=labels)
+    scores = evaluate(labels, sweep.scored, config.data.score_classes or None)
+    storage.delete(labels)
+    named = {name: scores[name] for name in ("miou", "mean_fp", "mean_fn")}
+    row = {"epoch": epoch, **named, "seconds": round(time.monotonic() - started, 1)}
+    storage.write_json(path, row)
+    return row
 
 
 def with_share_of_cluster(config: RunConfig, concurrent: int) -> RunConfig:
@@ -144,6 +152,16 @@ def with_share_of_cluster(config: RunConfig, concurrent: int) -> RunConfig:
             "workers, each trial with a core to read with: lower it"
         )
     return replace(config, compute=replace(config.compute, cpus_per_worker=cpus // workers, label_actors=cpus))
+
+
+def failures(sweep: Sweep) -> list[dict[str, str]]:
+    """Trials that ended early, with the reason."""
+    files = {number: sweep.failure_file(number) for number in range(len(sweep.samples))}
+    return [
+        {"id": f"trial {number}", "reason": storage.read_json(file)["reason"]}
+        for number, file in files.items()
+        if storage.exists(file)
+    ]
 
 
 def ranking(sweep: Sweep) -> list[dict[str, Any]]:
