@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from brnf.cli import VERBS, Demo, Label, Train, main, parse_verb
+from brnf.cli import main, parse_verb
 from brnf.config import load_recipe
 from brnf.data import storage
 from brnf.pipeline import Pipeline
 from brnf.stage import Outcome, Stage, run_stage
+from brnf.verbs import VERBS, Demo, Label, Train
 
 
 def test_help__lists_every_verb_with_its_purpose(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
 ALLOWED: dict[str, set[str]] = {
-    "cli": {"pipeline", "stage", "tune_space", "distributed", *BELOW},
+    "cli": {"verbs", "stage", "data"},
+    "verbs": {"pipeline", "stage", "tables", "tune_space", "distributed", *BELOW},
+    "tables": set(),
     "pipeline": {"stage", "tune_space", "distributed", *BELOW},
     "distributed": {"tune_space", *BELOW},
     "tune_space": {"config"},
@@ -36,7 +38,7 @@ get tensors and never see `data`."""
 
 FOREIGN: dict[str, set[str]] = {
     "ray": {"distributed"},
-    "torch": set(ALLOWED) - {"data", "stage", "tune_space", "config", "cli"},
+    "torch": set(ALLOWED) - {"data", "stage", "tune_space", "config", "cli", "verbs", "tables"},
 }
 """Libraries that only some rooms may import."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brnf import cli
+from brnf import cli, verbs
 from brnf.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def as_verb(job: str) -> str:
     "command", [c for c in COMMANDS if c.startswith("brnf ")] + [as_verb(job) for job in JOBS]
 )
 def test_readme__command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "run_config", lambda run: load_recipe("demo"))  # of runs that are not here
+    monkeypatch.setattr(verbs, "run_config", lambda run: load_recipe("demo"))  # of runs that are not here
     words = ["demo" if word in ("mine.yaml", "out/sweep/best.yaml") else word for word in shlex.split(command)[1:]]
     verb, arguments = cli.split_verb(words)
     cli.parse_verb(verb, arguments)

@@ -25,6 +25,7 @@ from brnf.data import storage
 from brnf.data.schema import MANIFEST
 from brnf.data.seeds import Seeds
 from brnf.data.shards import Shards, epoch_plan, rank_slice
+from brnf.distributed.resources import living_nodes, worker_resources
 from brnf.distributed.runs import load_run, run_manifest
 from brnf.distributed.source import Source
 from brnf.distributed.stream import steps_per_read, stream
@@ -53,7 +54,8 @@ class Job:
     source: Source
     weights: ray.ObjectRef
     out: str
-    threads: int
+    cpus: int
+    """That each worker asked Ray for; the machine it lands on may have fewer cores."""
     epochs: int
     """Of the schedule's epochs, how many are done when the job is over."""
 
@@ -94,9 +96,8 @@ def train(
     epoch_plan([unit.num_rows for unit in opened.units], **plan_options(config, optim, 0))  # refuses too few images
     weights = ray.put(initial_weights(config, method, opened.num_classes, base))
     workers = config.compute.num_workers
-    cpus, use_gpu = worker_resources(config)
-    threads, epochs = min(cpus, max(1, (os.cpu_count() or 1) // workers)), until_epoch or optim.epochs
-    job = Job(config, method, source, weights, out, threads, epochs)
+    cpus, use_gpu = worker_resources(config.compute, living_nodes())
+    job = Job(config, method, source, weights, out, cpus, until_epoch or optim.epochs)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
@@ -138,25 +139,6 @@ def initial_weights(config: RunConfig, method: str, num_classes: int, base: str 
     return model.state_dict()
 
 
-def worker_resources(config: RunConfig) -> tuple[int, bool]:
-    """CPUs of each worker and whether it takes a GPU; one CPU a cluster stays free for Ray Data's tasks."""
-    total = ray.cluster_resources()
-    use_gpu = config.compute.device != "cpu" and total.get("GPU", 0) >= 1
-    if config.compute.device == "cuda" and not use_gpu:
-        raise ValueError("compute.device is 'cuda', but the Ray cluster declares no GPU; give auto or cpu")
-    workers = config.compute.num_workers
-    if use_gpu and total["GPU"] < workers:
-        raise ValueError(f"compute.num_workers is {workers}, but the cluster has {total['GPU']:g} GPUs: give that many")
-    free = int(total.get("CPU", 1)) - 1
-    cpus = config.compute.cpus_per_worker or max(1, free // workers)
-    if cpus * workers > free:
-        raise ValueError(
-            f"compute.num_workers is {workers} with {cpus} CPUs each, but the cluster has {free + 1} and one has to "
-            "stay free for reading; lower compute.num_workers or compute.cpus_per_worker"
-        )
-    return cpus, use_gpu
-
-
 def finish(job: Job, state: dict[str, Tensor], steps: int, seeds: str | None) -> dict[str, Any]:
     """Write the weights and, last, the manifest of a finished run."""
     packed = pack_weights(state)
@@ -193,7 +175,8 @@ def plan_options(config: RunConfig, optim: Any, epoch: int) -> dict[str, int]:
 def train_loop(arguments: dict[str, Any]) -> None:
     """One worker's training, from the last checkpoint to the end."""
     job: Job = arguments["job"]
-    torch.set_num_threads(job.threads)
+    cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(min(job.cpus, max(1, cores)))
     device = get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
     assert isinstance(device, torch.device)
     model = new_state(job.config, job.source.shards.num_classes, job.method)

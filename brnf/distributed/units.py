@@ -6,8 +6,6 @@ the other, each with its mirror image, on a number of threads that nothing chang
 
 from __future__ import annotations
 
-import math
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -15,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 import torch
 
@@ -24,6 +21,7 @@ from brnf.data import storage
 from brnf.data.schema import unit_name
 from brnf.data.shards import Shards, Unit, encode_rows
 from brnf.data.transforms import decode_image
+from brnf.distributed.resources import actor_resources, living_nodes
 from brnf.distributed.runs import load_run
 from brnf.distributed.session import session
 from brnf.inference.multiscale import Scores, read_out
@@ -132,7 +130,7 @@ def read_units(job: ReadOutJob, what: str) -> None:
     if not left:
         return
     with session():
-        device, resources = actor_resources(job.compute, len(left))
+        device, resources = actor_resources(job.compute, living_nodes(), len(left))
         units = ray.data.from_items([asdict(unit) for unit in left], override_num_blocks=len(left))
         done = units.map_batches(
             UnitReader,  # pyright: ignore[reportArgumentType]  (Ray's type of a callable class is narrower than its use)
@@ -157,32 +155,6 @@ def units_left(job: ReadOutJob) -> list[Unit]:
     """Units of the shards whose file is not there."""
     there = set(storage.list_names(job.writer.folder))
     return [unit for unit in job.shards.units if unit_name(unit.part, unit.row_group) not in there]
-
-
-def actor_resources(compute: ComputeConfig, most: int) -> tuple[str, dict[str, Any]]:
-    """Device of the actors, how many of them (at most `most`) and what each asks Ray for.
-
-    One logical CPU stays free of actors: without it, a cluster has none left for Ray Data's own tasks.
-
-    Raises:
-        ValueError: If a GPU is asked for and the cluster has none.
-    """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 1), total.get("GPU", 0)
-    if compute.device == "cuda" and not gpus:
-        raise ValueError("compute.device is 'cuda', but the Ray cluster declares no GPU; give auto or cpu")
-    if gpus and compute.device != "cpu":
-        actors = min(compute.label_actors or int(gpus), most)
-        return "cuda", {"actors": actors, "num_gpus": share(gpus, actors), "num_cpus": share(cpus - 1, actors)}
-    alone = sum(node["Alive"] for node in ray.nodes()) == 1
-    cores = min(cpus, os.cpu_count() or 1) if alone else cpus - 1
-    actors = min(compute.label_actors or max(1, int(cores)), most)
-    return "cpu", {"actors": actors, "num_cpus": share(cpus - 1, actors)}
-
-
-def share(amount: float, actors: int) -> float:
-    """An actor's share of CPUs or GPUs: one, or a fraction in hundredths where there are more actors."""
-    return min(1.0, math.floor(100 * max(amount, 0) / actors) / 100)
 
 
 class Progress:

@@ -42,8 +42,8 @@ budget: {trials: 2, epochs: 2}
 def test_tune__killed_and_run_again_repeats_no_finished_epoch(
     tmp_path: Path, kill_when: Callable[..., None], ray_session: None
 ) -> None:
-    from brnf.cli import load_space
     from brnf.pipeline import Pipeline
+    from brnf.tune_space import load_space
 
     tree, out, recipe, space = (tmp_path / name for name in ("tree", "out", "recipe.yaml", "space.yaml"))
     render_sample(str(tree), bias=0.9, random_seed=0, num_train=32, num_val=8)

@@ -1,0 +1,45 @@
+"""Scores as text for the terminal, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def class_table(scores: dict[str, Any]) -> list[str]:
+    """IoU, FP and FN of every class, and their means."""
+    rows = {name: [scores[key][name] for key in ("iou", "fp", "fn")] for name in scores["iou"]}
+    rows["mean"] = [scores[key] for key in ("miou", "mean_fp", "mean_fn")]
+    lines = [f"{name:16} {'  '.join(map(percent, values))}" for name, values in rows.items()]
+    return [f"{'':16}   IoU     FP     FN", *lines]
+
+
+def comparison(metrics: dict[str, Any]) -> list[str]:
+    """Table of base against BRNF, in percent."""
+    protocol = metrics["brnf"]["protocol"]
+    rows = [("mIoU", "miou"), ("mean FP (over-activation)", "mean_fp"), ("mean FN (under-activation)", "mean_fn")]
+    described = ", ".join(f"{name} {value}" for name, value in protocol.items())
+    lines = [f"{metrics['brnf']['images']} images; {described}", f"{'%':28}{'base':>8}{'BRNF':>8}"]
+    for title, key in rows:
+        lines.append(f"{title:28}{percent(metrics['base'][key]):>8}{percent(metrics['brnf'][key]):>8}")
+    return lines
+
+
+def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:
+    """Trials, best first: scores in percent, and the values that were tried."""
+    lines = [f"{'trial':>5}{'epochs':>8}{'mIoU':>8}{'FP':>8}{'FN':>8}{'seconds':>9}  values"]
+    for row in trials:
+        scores = "".join(f"{percent(row[key]):>8}" for key in ("miou", "mean_fp", "mean_fn"))
+        values = ", ".join(f"{name}={short(value)}" for name, value in row["values"].items())
+        lines.append(f"{row['number']:>5}{row['epoch']:>8}{scores}{row['seconds']:>9.0f}  {values}")
+    return lines
+
+
+def short(value: Any) -> str:
+    """A value in three digits, if it is a number with a fraction."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def percent(share: float | None) -> str:
+    """A share as percent; a dash where there is none."""
+    return "    -" if share is None else f"{100 * share:5.1f}"
