@@ -398,8 +398,13 @@ class ReadOutConfig:
     """classifier CAM, prototype CAM, posterior of f1's mixture (BRNF only), or their fusion."""
     fusion: tuple[float, float, float] = (1.0, 0.3, 0.5)
     """Weights of prototype, classifier and posterior in the fusion (SFC's 0.3; ours)."""
+    background_factor: float | None = None
+    """Stands in for cam.background_factor here: more makes maps tighter, trading FP for FN. None keeps what the
+    network was trained with. Choose it on `train`, never on the split that is scored."""
 
     def __post_init__(self) -> None:
+        factor = self.background_factor
+        require(factor is None or factor > 0, "background_factor", factor, "give 0.3 to 2.0, or none")
         require(len(self.scales) > 0 and min(self.scales) > 0, "scales", self.scales, "give positive numbers")
         positive = min(self.fusion) >= 0 and sum(self.fusion) > 0
         require(positive, "fusion", self.fusion, "give weights of 0 or more, not all 0")

@@ -348,7 +348,10 @@ class Pipeline:
             stage = label_stage(self.config, run=brnf, shards=shards[split], out=self._at("labels", split))
             labels[split] = self._bring(stage).out
         if scored:
-            read_out = dataclasses.replace(self.config.label, maps=self.config.seeds.maps)
+            seeds = self.config.seeds
+            read_out = dataclasses.replace(
+                self.config.label, maps=seeds.maps, background_factor=seeds.background_factor
+            )
             config = dataclasses.replace(self.config, label=read_out)
             stage = label_stage(config, run=base, shards=shards[scored], out=storage.join(base, "labels", scored))
             labels["base"] = self._bring(stage).out

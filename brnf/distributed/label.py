@@ -189,6 +189,7 @@ def refused(job: ReadOutJob) -> list[dict[str, str]]:
 def protocol(job: ReadOutJob) -> dict[str, Any]:
     """Everything that a score of these labels has to be read with."""
     config, shards, run = job.config, job.shards.manifest, run_manifest(job.run)
+    trained_with = run["config"]["cam"]["background_factor"]
     tags_from_masks = "masks" in shards["label_source"]  # the one source, or the counts of several
     return {
         "split": shards["split"],
@@ -201,6 +202,7 @@ def protocol(job: ReadOutJob) -> dict[str, Any]:
         "long_side": config.long_side,
         "refinement": "none",
         "background_rule": BACKGROUND_RULES[config.maps],
+        "background_factor": trained_with if config.background_factor is None else config.background_factor,
         "classes_considered": "the image's own labels and background",
         "masks_used": "for the image's labels only" if tags_from_masks else "none",
         "precision": job.compute.precision,

@@ -6,6 +6,7 @@ N images, C classes with background at 0, K classes read out (background first),
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brnf.config import ReadOutConfig
+from brnf.config import CamConfig, ReadOutConfig
 from brnf.models.brnf import Brnf
 from brnf.models.cam import CamOutput, class_maps, correlation_feature, normalise_maps, prototype_maps
 
@@ -66,13 +67,16 @@ def read_out(
     allowed_NC = torch.zeros(1, model.num_classes, dtype=torch.bool, device=device)
     allowed_NC[:, list(keys)] = True
     weights = map_weights(config)
+    cam = model.cam_config
+    if config.background_factor is not None:
+        cam = replace(cam, background_factor=config.background_factor)
     sizes = [scaled_size(image.shape[0], image.shape[1], scale, config.long_side, stride) for scale in config.scales]
     height, width = size or image.shape[:2]
     totals = {kind: torch.zeros(1, len(keys), height, width, device=device) for kind in weights}
     for scaled in sizes:
         # On the CPU: bytes are resized as bytes, averaging what a smaller image would skip.
         resized = F.interpolate(images_N3HW, scaled, mode="bilinear", antialias=True)
-        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, config.flip, tuple(weights))
+        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, cam, config.flip, tuple(weights))
         for kind, maps_NKhw in maps.items():
             totals[kind] += F.interpolate(maps_NKhw, (height, width), mode="bilinear", align_corners=False)
     parts = [
@@ -108,7 +112,13 @@ def scaled_size(height: int, width: int, scale: float, long_side: int | None, st
 
 
 def maps_at_one_scale(
-    model: Brnf, images: Tensor, allowed: Tensor, keys: Sequence[int], flip: bool, kinds: Sequence[str]
+    model: Brnf,
+    images: Tensor,
+    allowed: Tensor,
+    keys: Sequence[int],
+    config: CamConfig,
+    flip: bool,
+    kinds: Sequence[str],
 ) -> dict[str, Tensor]:
     """Read images of one size once.
 
@@ -117,6 +127,7 @@ def maps_at_one_scale(
         images: (N, 3, H, W) uint8.
         allowed: (N, C) bool, background first.
         keys: K classes that hold all those allowed; the others are not computed.
+        config: How maps are made of activations.
         flip: Average with the mirror image.
         kinds: Of classifier, prototype, posterior.
 
@@ -127,7 +138,6 @@ def maps_at_one_scale(
     if flip:
         features, last, cam = map(average_with_mirror, (output.features, output.last, output.cam))
         output = CamOutput(features, last, cam, output.scores.unflatten(0, (2, -1)).mean(0))
-    config = model.cam_config
     with torch.autocast(images.device.type, enabled=False):
         maps = {"classifier": class_maps(output.cam, allowed, config.mask_absent)[:, keys]}
         if "prototype" in kinds:

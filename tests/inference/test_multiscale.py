@@ -101,6 +101,16 @@ def test_fusion_is_the_weighted_mean_of_its_parts(noise: np.ndarray) -> None:
     torch.testing.assert_close(fused, parts / 2)
 
 
+def test_background_factor_tightens_maps_and_none_keeps_the_one_trained_with() -> None:
+    ramp = np.zeros((*SHAPE, 3), np.uint8)
+    ramp[..., 2] = np.linspace(0, 255, SHAPE[1])
+    ramp[..., 0] = 255 - ramp[..., 2]
+    shares = [
+        (label_map(read(ramp, labels=(3,), background_factor=factor)) > 0).mean() for factor in (0.7, 1.0, 1.4, None)
+    ]
+    assert shares[0] > shares[1] > shares[2] > 0 and shares[3] == shares[1]
+
+
 def test_network_sees_image_and_mirror_once_a_scale_in_whole_cells(noise: np.ndarray) -> None:
     model = Reader()
     read(noise, model=model, scales=(1.0, 0.1, 2.0))
