@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +116,10 @@ class TuneSpace:
         for name in self.parameters:
             tunable = name.startswith(TUNABLE) and name != FIXED
             require(tunable, "parameters", name, "trials share shards, base and seeds: name fields of brnf, not epochs")
+
+    def with_budget(self, **given: int | None) -> TuneSpace:
+        """The same sweep with those fields of its budget replaced that are not None."""
+        return replace(self, budget=replace(self.budget, **{name: n for name, n in given.items() if n is not None}))
 
     def samples(self, config: RunConfig) -> list[dict[str, Any]]:
         """Draw the trials' values by dotted field, each checked against the configuration.

@@ -352,6 +352,10 @@ class Tune(Verb):
 
     space: str
     """YAML with parameters, objective and budget; tune_spaces/ has examples."""
+    trials: int | None = None
+    """Stands in for the file's budget.trials."""
+    epochs: int | None = None
+    """Stands in for the file's budget.epochs."""
     config: str
     """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     root: str
@@ -367,7 +371,7 @@ class Tune(Verb):
         return recipe_default(flags)
 
     def run(self) -> Result:
-        space = load_space(self.space)
+        space = load_space(self.space).with_budget(trials=self.trials, epochs=self.epochs)
         pipeline = Pipeline(config=self.settings, root=self.root, out=self.out, address=self.address)
         found = pipeline.tune(space)
         best = storage.join(pipeline.out, "best.yaml")

@@ -55,6 +55,14 @@ def test_trial__has_its_sample_the_budgets_epochs_and_the_objectives_read_out(tm
     assert config.brnf.f2 == demo.brnf.f2 and config.base == demo.base
 
 
+def test_smaller_budget__draws_the_first_samples_of_the_larger(tmp_path: Path) -> None:
+    found = space(tmp_path, {"brnf.guidance_weight": {"uniform": [0.5, 1.0]}})
+    fewer, demo = found.with_budget(trials=3, epochs=None), load_recipe("demo")
+    assert fewer.samples(demo) == found.samples(demo)[:3] and fewer.budget.epochs == 2
+    with pytest.raises(ValueError, match=r"budget.trials is 0"):
+        found.with_budget(trials=0)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
