@@ -15,14 +15,19 @@ def class_table(scores: dict[str, Any]) -> list[str]:
 
 
 def comparison(metrics: dict[str, Any]) -> list[str]:
-    """Table of base against BRNF, in percent."""
-    protocol = metrics["brnf"]["protocol"]
+    """Table of base against BRNF, in percent, and under it what their protocols differ in."""
+    base, brnf = metrics["base"], metrics["brnf"]
     rows = [("mIoU", "miou"), ("mean FP (over-activation)", "mean_fp"), ("mean FN (under-activation)", "mean_fn")]
-    described = ", ".join(f"{name} {value}" for name, value in protocol.items())
-    lines = [f"{metrics['brnf']['images']} images; {described}", f"{'%':28}{'base':>8}{'BRNF':>8}"]
-    for title, key in rows:
-        lines.append(f"{title:28}{percent(metrics['base'][key]):>8}{percent(metrics['brnf'][key]):>8}")
-    return lines
+    cells = [(title, percent(base[key]), percent(brnf[key])) for title, key in rows]
+    shared = []
+    for name, value in brnf["protocol"].items():
+        other = base["protocol"].get(name)
+        if other == value:
+            shared.append(f"{name} {value}")
+        else:
+            cells.append((name, str(other), str(value)))
+    lines = [f"{brnf['images']} images; {', '.join(shared)}", f"{'%':28}{'base':>8}{'BRNF':>8}"]
+    return lines + [f"{title:28}{left:>8}{right:>8}" for title, left, right in cells]
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:

@@ -188,5 +188,5 @@ class Say(tune.Callback):
         number, epochs = result["config"]["number"], self.sweep.space.budget.epochs
         scores = "  ".join(f"{name} {100 * result[name]:.1f}" for name in ("miou", "mean_fp", "mean_fn"))
         values = json.dumps(self.sweep.samples[number])
-        line = f"  trial {number + 1}/{len(self.sweep.samples)}  epoch {result['epoch']}/{epochs}  {scores}  {values}"
+        line = f"  trial {number} of {len(self.sweep.samples)}  epoch {result['epoch']}/{epochs}  {scores}  {values}"
         print(line, file=sys.stderr, flush=True)
