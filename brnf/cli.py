@@ -64,12 +64,17 @@ def execute(verb: Verb) -> None:
     """Run a verb and print what it has to show, keeping stdout for that alone."""
     with contextlib.redirect_stdout(sys.stderr):
         result = verb.run()
-    refused = refused_lines(result.outcomes)
+    last = [*warning_lines(result.outcomes), *refused_lines(result.outcomes)]
     if verb.json:
-        print("\n".join(refused), file=sys.stderr)
+        print("\n".join(last), file=sys.stderr)
         print(json.dumps(result.values), flush=True)
     else:
-        print("\n".join([*result.lines, *refused]), flush=True)
+        print("\n".join([*result.lines, *last]), flush=True)
+
+
+def warning_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was not well with the runs that were trained."""
+    return [f"warning: {outcome.out}: {line}" for outcome in outcomes for line in outcome.manifest.get("warnings", ())]
 
 
 def refused_lines(outcomes: Sequence[Outcome]) -> list[str]:

@@ -18,16 +18,15 @@ def comparison(metrics: dict[str, Any]) -> list[str]:
     """Table of base against BRNF, in percent, and under it what their protocols differ in."""
     base, brnf = metrics["base"], metrics["brnf"]
     rows = [("mIoU", "miou"), ("mean FP (over-activation)", "mean_fp"), ("mean FN (under-activation)", "mean_fn")]
-    cells = [(title, percent(base[key]), percent(brnf[key])) for title, key in rows]
-    shared = []
+    scores = [f"{title:28}{percent(base[key]):>8}{percent(brnf[key]):>8}" for title, key in rows]
+    shared, differing = [], []
     for name, value in brnf["protocol"].items():
         other = base["protocol"].get(name)
         if other == value:
             shared.append(f"{name} {value}")
         else:
-            cells.append((name, str(other), str(value)))
-    lines = [f"{brnf['images']} images; {', '.join(shared)}", f"{'%':28}{'base':>8}{'BRNF':>8}"]
-    return lines + [f"{title:28}{left:>8}{right:>8}" for title, left, right in cells]
+            differing.append(f"{name}: base {other}; BRNF {value}")
+    return [f"{brnf['images']} images; {', '.join(shared)}", f"{'%':28}{'base':>8}{'BRNF':>8}", *scores, *differing]
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:

@@ -158,7 +158,7 @@ def test_pipeline__prints_base_against_brnf_the_report_and_last_what_was_refused
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def run(self: Pipeline) -> dict[str, Any]:
-        manifest = {"quarantine": [{"id": "a"}, {"id": "b"}]}
+        manifest = {"quarantine": [{"id": "a"}, {"id": "b"}], "warnings": ["temperature is odd"]}
         self.outcomes.append(Outcome(stage="prepare", out=f"{tmp_path}/shards/val", manifest=manifest, ran=True))
         return {"base": scored(0.5), "brnf": scored(0.625)}
 
@@ -167,4 +167,5 @@ def test_pipeline__prints_base_against_brnf_the_report_and_last_what_was_refused
     lines = capsys.readouterr().out.splitlines()
     assert ["mIoU", "50.0", "62.5"] in [line.split() for line in lines]
     assert f"report: {tmp_path}/report.html" in lines
+    assert lines[-2] == f"warning: {tmp_path}/shards/val: temperature is odd"
     assert lines[-1] == f"prepare refused 2 of its inputs; reasons in {tmp_path}/shards/val/manifest.json"

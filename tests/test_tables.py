@@ -17,5 +17,5 @@ def test_comparison__names_what_the_protocols_differ_in() -> None:
         ["mIoU", "50.0", "62.5"],
         ["mean", "FP", "(over-activation)", "25.0", "25.0"],
         ["mean", "FN", "(under-activation)", "-", "-"],
-        ["background_factor", "1.0", "1.3"],
+        ["background_factor:", "base", "1.0;", "BRNF", "1.3"],
     ]

@@ -31,6 +31,7 @@ from brnf.distributed.source import Source
 from brnf.distributed.stream import steps_per_read, stream
 from brnf.models.backbones import load_weights
 from brnf.models.brnf import Brnf
+from brnf.training import health
 from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
 from brnf.training.device import resolve_device
 from brnf.training.metrics_log import MetricsLog
@@ -43,6 +44,8 @@ KEPT_CHECKPOINTS = 2
 CONTROLLER_FAILURES = 3
 """Ray's default is to retry an infeasible request for ever."""
 PROGRESS_SECONDS = 2.0
+HIDDEN = ("step", "epoch", "images_per_second", "gradient_", "depressed_share_of", "region_bank", "sampled_bank")
+"""What the line of progress has no room for; TensorBoard shows it."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,13 @@ def train(
             ),
         ),
     )
-    with Progress(storage.join(out, METRICS), total=optim.epochs * (opened.num_images // optim.batch_size)):
+    total = optim.epochs * (opened.num_images // optim.batch_size)
+    with Progress(storage.join(out, METRICS), total):
         result = trainer.fit()
     assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as directory:
         state = final_weights(Path(directory))
-    return finish(job, state, result.metrics["step"], seeds)
+    return finish(job, state, result.metrics["step"], total)
 
 
 def initial_weights(config: RunConfig, method: str, num_classes: int, base: str | None) -> dict[str, Tensor]:
@@ -139,8 +143,9 @@ def initial_weights(config: RunConfig, method: str, num_classes: int, base: str 
     return model.state_dict()
 
 
-def finish(job: Job, state: dict[str, Tensor], steps: int, seeds: str | None) -> dict[str, Any]:
-    """Write the weights and, last, the manifest of a finished run."""
+def finish(job: Job, state: dict[str, Tensor], steps: int, total: int) -> dict[str, Any]:
+    """Write the weights and, last, the manifest of a run that has done `steps` of the `total` of its schedule."""
+    rows = [json.loads(line) for line in storage.read_bytes(storage.join(job.out, METRICS)).splitlines()]
     packed = pack_weights(state)
     storage.write_bytes(storage.join(job.out, WEIGHTS), packed)
     manifest = {
@@ -153,6 +158,7 @@ def finish(job: Job, state: dict[str, Tensor], steps: int, seeds: str | None) ->
         "initialisation": f"{job.config.backbone.name}, {Path(job.config.backbone.weights).name}"
         + (", then the base network" if job.method == "brnf" and job.config.brnf.init == "base" else ""),
         **describe(state, packed, steps),
+        "warnings": health.warnings(rows, total),
         "config": {part: values for part, values in as_dict(job.config).items() if part != "compute"},
     }
     storage.write_json(storage.join(job.out, MANIFEST), manifest)
@@ -262,7 +268,7 @@ class Recorder:
             with checkpoint.as_directory() as directory:
                 step, rows = load_state(Path(directory), self.model, self.train_step.optimizers, self.device)
         if self.first:
-            self.log = MetricsLog(self.tensorboard, rows)
+            self.log = MetricsLog(self.tensorboard, rows, self.job.source.shards.class_names)
         return step
 
     def after(self, step: int, epoch: int, batch: Batch, metrics: dict[str, Tensor]) -> None:
@@ -299,10 +305,11 @@ class Recorder:
 
 
 class Progress:
-    """Prints the last row of metrics.jsonl to stderr as it grows, with the time left."""
+    """Prints the last row of metrics.jsonl to stderr as it grows, and once what is not well with the run."""
 
     def __init__(self, path: str, total: int) -> None:
         self.path, self.total = path, total
+        self.warned: set[str] = set()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -320,6 +327,7 @@ class Progress:
             if row is not None and row["step"] != shown:
                 shown = row["step"]
                 print(self._line(row), file=sys.stderr, flush=True)
+                self._warn(row)
 
     def _last_row(self) -> dict[str, Any] | None:
         try:
@@ -328,7 +336,14 @@ class Progress:
             return None
         return json.loads(lines[-1]) if lines else None
 
+    def _warn(self, row: dict[str, Any]) -> None:
+        for line in health.warnings([row], self.total):
+            measure = line.split()[0]
+            if measure not in self.warned:
+                self.warned.add(measure)
+                print(f"  warning: {line}", file=sys.stderr, flush=True)
+
     def _line(self, row: dict[str, Any]) -> str:
-        hidden = ("step", "epoch", "images_per_second", "gradient_norm")
-        values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in hidden)
+        shown = {name: value for name, value in row.items() if not name.startswith(HIDDEN)}
+        values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         return f"  step {row['step']}/{self.total}  {row['images_per_second']:.1f} images/s  {values}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +26,31 @@ class MetricsLog:
     Args:
         directory: Local directory for TensorBoard's event files; they go on after a resume.
         rows: Rows until the checkpoint that training goes on from.
+        class_names: Name the entries of measures that have one a class; the background is first.
     """
 
-    def __init__(self, directory: Path, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
+    def __init__(self, directory: Path, rows: list[dict[str, Any]], class_names: Sequence[str]) -> None:
+        self.rows, self.class_names = rows, class_names
         purge = int(rows[-1]["step"]) + 1 if rows else 0
         self.writer = SummaryWriter(str(directory), purge_step=purge)
         self._restart()
 
     def _restart(self) -> None:
         self._totals: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor] = {}
         self._images, self._started = 0, time.monotonic()
 
     def add(self, metrics: dict[str, Tensor], num_images: int) -> None:
-        """Take in one step."""
+        """Take in one step. Measures are scalars, or (C,) with not-a-number for classes that had nothing to measure."""
         for name, value in metrics.items():
-            self._totals[name] = self._totals.get(name, torch.zeros_like(value)) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            measured = ~value.isnan() if value.ndim else torch.ones_like(value, dtype=torch.bool)
+            self._totals[name] = self._totals.get(name, 0) + value.where(measured, 0)
+            self._counts[name] = self._counts.get(name, 0) + measured.float()
         self._images += num_images
 
     def close_window(self, step: int, epoch: int) -> dict[str, Any]:
         """End the window after `step` steps: one row, to file and TensorBoard."""
-        means = {name: float(total) / self._counts[name] for name, total in sorted(self._totals.items())}
+        means = dict(sorted(self._means()))
         speed = self._images / max(time.monotonic() - self._started, 1e-9)
         row = {"step": step, "epoch": epoch, **means, "images_per_second": round(speed, 2)}
         for name, value in list(row.items())[2:]:
@@ -54,6 +58,17 @@ class MetricsLog:
         self.rows.append(row)
         self._restart()
         return row
+
+    def _means(self) -> Iterator[tuple[str, float]]:
+        """Means of the open window; `depressed_share_of` becomes `depressed_share_of_cat` and so on."""
+        for name, total in self._totals.items():
+            mean = total / self._counts[name]
+            if mean.ndim == 0:
+                yield name, float(mean)
+                continue
+            for class_name, value in zip(self.class_names, mean.tolist(), strict=True):
+                if not math.isnan(value):
+                    yield f"{name}_{class_name}", value
 
     def overlays(self, batch: Batch, maps: Maps, step: int, count: int = 4) -> None:
         """Show the first images beside their classifier CAM, prototype CAM and base seed."""

@@ -25,6 +25,7 @@ from brnf.models.cam import class_maps, correlation_feature, normalise_maps, pro
 from brnf.training import selection
 from brnf.training.collectives import from_first_rank, gather_rows, global_means, sum_over_ranks
 from brnf.training.device import autocast
+from brnf.training.health import gradient_shares
 from brnf.training.schedule import exponential, ramp, set_network_rates
 from brnf.training.state import BrnfState
 
@@ -56,6 +57,8 @@ class Maps(NamedTuple):
 
     features: Tensor
     """(N, D, H, W), with gradient."""
+    cam: Tensor
+    """(N, C-1, H, W) raw activations, with gradient."""
     scores: Tensor
     """(N, C-1) logits of the tags."""
     classifier: Tensor
@@ -129,7 +132,7 @@ def read_maps(network: nn.Module, batch: Batch, config: RunConfig) -> Maps:
         batch.valid,
         config.cam,
     )
-    return Maps(output.features, output.scores, classifier, normalise_maps(found.maps), found.prototypes)
+    return Maps(output.features, output.cam, output.scores, classifier, normalise_maps(found.maps), found.prototypes)
 
 
 class BaseStep:
@@ -206,20 +209,24 @@ class BrnfStep(BaseStep):
             if options.denoise.enabled:
                 measured |= self._train_f2(batch, pixels, progress)
                 guide, depressed = self._denoise(batch, pixels, step, use)
-                measured |= {"depressed_share": depressed}
+                measured |= depressed
             if options.contrast.weight > 0:
                 self._fill_banks(maps, batch, step)
+                measured |= self._bank_fill()
         if use > 0 and options.calibration.weight > 0:
             target = self.model.posterior(maps.features, batch.allowed)
         if ramp(progress, schedule.start_contrast, 0.0) > 0 and options.contrast.weight > 0:
             contrast = self._contrast(maps, batch)
-        loss, means = self._network_loss(maps, batch, guide, target, contrast, progress)
+        terms, means = self._network_losses(maps, batch, guide, target, contrast, progress)
+        if (step + 1) % self.config.compute.log_every == 0:
+            measured |= gradient_shares(terms, (maps.features, maps.cam))
         self._count_activity(target is not None, measured.get("depressed_share"), contrast)
-        return measured | means | {"gradient_norm": self.update_network(loss, progress)}
+        return measured | means | {"gradient_norm": self.update_network(torch.stack([*terms.values()]).sum(), progress)}
 
-    def _network_loss(
+    def _network_losses(
         self, maps: Maps, batch: Batch, guide: Tensor, target: Tensor | None, contrast: Ratio | None, progress: float
-    ) -> tuple[Tensor, Metrics]:
+    ) -> tuple[Metrics, Metrics]:
+        """Weighted losses of the network by name, to be summed; and their unweighted means over the global batch."""
         options, schedule = self.options, self.options.schedule
         weight_NCHW = (batch.allowed[:, :, None, None] & batch.valid[:, None]).float()
         guided_NCHW = weight_NCHW * (guide.amax(dim=(1, 2, 3), keepdim=True) > 0)  # an image may have no base seed
@@ -240,7 +247,7 @@ class BrnfStep(BaseStep):
             ratios["contrast"] = contrast
             weights["contrast"] = options.contrast.weight * ramp(progress, schedule.start_contrast, schedule.ramp)
         terms, means = global_means(ratios)
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), means
+        return {name: weights[name] * term for name, term in terms.items()}, means
 
     def _pixels(self, maps: Maps, batch: Batch, progress: float) -> Pixels:
         features, (height, width) = cells(maps.features), maps.features.shape[-2:]
@@ -332,8 +339,8 @@ class BrnfStep(BaseStep):
         return {"posterior_accuracy": both[-2] / both[-1].clamp_min(1), "temperature": model.temperature.clone()}
 
     @torch.no_grad()
-    def _denoise(self, batch: Batch, pixels: Pixels, step: int, use: float) -> tuple[Tensor, Tensor]:
-        """BSDNF: the base seed with unlikely pixels depressed, and the share of seed pixels that were."""
+    def _denoise(self, batch: Batch, pixels: Pixels, step: int, use: float) -> tuple[Tensor, Metrics]:
+        """BSDNF: the base seed with unlikely pixels depressed, and the share of seed pixels that were, by class too."""
         model, options = self.model, self.options.denoise
         assert batch.seed is not None
         shape = batch.valid.shape
@@ -351,7 +358,7 @@ class BrnfStep(BaseStep):
         if step % options.refit_every == options.refit_every - 1:
             model.thresholds.refit()
         if use == 0 or not bool(model.thresholds.ready):
-            return batch.seed, scores.new_zeros(())
+            return batch.seed, {"depressed_share": scores.new_zeros(())}
         refined, depressed = depress(
             batch.seed,
             scores_NHW,
@@ -361,8 +368,13 @@ class BrnfStep(BaseStep):
             model.thresholds.stds,
             options,
         )
-        counts = sum_over_ranks(torch.stack([depressed.sum(), foreground.sum()]).float())
-        return batch.seed + use * (refined - batch.seed), counts[0] / counts[1].clamp_min(1)
+        counts = [torch.bincount(labels[of], minlength=model.num_classes) for of in (depressed.flatten(), foreground)]
+        depressed_C, all_C = sum_over_ranks(torch.stack(counts)).float()
+        shares = {
+            "depressed_share": depressed_C.sum() / all_C.sum().clamp_min(1),
+            "depressed_share_of": depressed_C / all_C,  # no number where a class is not in the batch
+        }
+        return batch.seed + use * (refined - batch.seed), shares
 
     @torch.no_grad()
     def _fill_banks(self, maps: Maps, batch: Batch, step: int) -> None:
@@ -378,6 +390,11 @@ class BrnfStep(BaseStep):
         model.region_bank.enqueue(gather_rows(regions_NCD[rows, classes]), gather_rows(classes))
         if options.sampled_size > 0 and step % options.refresh_every == options.refresh_every - 1:
             self._draw_samples(step)
+
+    def _bank_fill(self) -> Metrics:
+        """Shares of the banks' slots that are in use."""
+        banks = {"region_bank_fill": self.model.region_bank, "sampled_bank_fill": self.model.sampled_bank}
+        return {name: bank.filled.sum() / max(bank.features[..., 0].numel(), 1) for name, bank in banks.items()}
 
     def _draw_samples(self, step: int) -> None:
         """Features that f1 finds likely for their class: "low-bias" positives."""

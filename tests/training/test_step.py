@@ -86,6 +86,19 @@ def test_brnf__learns_and_every_module_takes_part() -> None:
     assert int(train_step.model.get_buffer("sampled_bank.filled").sum()) > 0
 
 
+def test_brnf__measures_its_health() -> None:
+    train_step = start("brnf", config(), 40)
+    rows = [train_step(batch(i), i) for i in range(40)]
+    shares = {name: float(value) for name, value in rows[39].items() if name.startswith("gradient_share")}
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    assert shares["gradient_share_consistency"] == 0 and shares["gradient_share_guidance"] > 0
+    assert not any(name.startswith("gradient_share") for name in rows[38])  # measured where it is logged
+    assert 0 < float(rows[39]["region_bank_fill"]) <= 1
+    by_class = rows[39]["depressed_share_of"]
+    assert by_class.shape == (CLASSES,) and bool(by_class[0].isnan())  # the background is no seed to depress
+    assert float(by_class.nan_to_num().max()) >= float(rows[39]["depressed_share"])
+
+
 def test_brnf__flows_and_network_never_share_a_gradient() -> None:
     """Other flows, with weights that keep their outputs from the losses, leave the network bit-identical."""
     quiet = {"calibration": {"weight": 0.0}, "denoise": {"enabled": False}, "contrast": {"weight": 0.0}}
