@@ -363,7 +363,10 @@ class BrnfConfig:
     consistency_weight: float = 0.0
     """SIPE's consistency |M - P| kept beside the guidance, on the same mean (the paper's figure omits it)."""
     f1: FlowConfig = field(default_factory=FlowConfig)
-    """Flow over the prototype CAM's classes: posterior, calibration, sampled features."""
+    """Flow over the classes of f1_labels: posterior, calibration, sampled features."""
+    f1_labels: Literal["prototype", "seed"] = "prototype"
+    """Maps that give f1 its classes: the prototype CAM (the paper's figure), or the base seed, which does not follow
+    the network's own mistakes and may be refined along edges (ours)."""
     f2: FlowConfig = field(
         default_factory=lambda: FlowConfig(confident_share=0.8, discriminative_weight=0.0, balance_classes=False)
     )
@@ -380,6 +383,28 @@ class BrnfConfig:
     def __post_init__(self) -> None:
         require(self.guidance_weight >= 0, "brnf.guidance_weight", self.guidance_weight, "give 0 or more")
         require(self.consistency_weight >= 0, "brnf.consistency_weight", self.consistency_weight, "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedConfig:
+    """Guided filter along the image's edges, in rounds of sharpening and filtering (He et al. 2013)."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    radius: float = 0.1
+    """Of the square window, as a share of the image's longest side."""
+    epsilon: float = 1e-4
+    """Variance of colour (of [0, 1] a channel) below which edges are smoothed away."""
+    sharpness: float = 8.0
+    """Factor on scores in [0, 1] before their softmax over classes."""
+    rounds: int = 2
+    """Times that scores are sharpened and filtered."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.radius < 0.5, "guided.radius", self.radius, "give a share of the longest side, such as 0.1")
+        require(self.epsilon > 0, "guided.epsilon", self.epsilon, "give a positive number")
+        require(self.sharpness > 0, "guided.sharpness", self.sharpness, "give a positive number")
+        require(self.rounds >= 1, "guided.rounds", self.rounds, "give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,10 +426,19 @@ class ReadOutConfig:
     background_factor: float | None = None
     """Stands in for cam.background_factor here: more makes maps tighter, trading FP for FN. None keeps what the
     network was trained with. Choose it on `train`, never on the split that is scored."""
+    posterior_background: float = 1.0
+    """Prior odds of the background in the posterior, against each class of the image: more makes its maps tighter. 1
+    is the uniform prior that f1 is trained with (ours). Choose it on `train`."""
+    refine: Literal["none", "guided"] = "none"
+    """What is done to the maps after the network: nothing, or the guided filter."""
+    guided: GuidedConfig = field(default_factory=GuidedConfig)
+    """The guided filter, where refine asks for it."""
 
     def __post_init__(self) -> None:
         factor = self.background_factor
         require(factor is None or factor > 0, "background_factor", factor, "give 0.3 to 2.0, or none")
+        odds = self.posterior_background
+        require(odds > 0, "posterior_background", odds, "give a positive number; 1 is a uniform prior")
         require(len(self.scales) > 0 and min(self.scales) > 0, "scales", self.scales, "give positive numbers")
         positive = min(self.fusion) >= 0 and sum(self.fusion) > 0
         require(positive, "fusion", self.fusion, "give weights of 0 or more, not all 0")

@@ -35,7 +35,7 @@ from brnf.tune_space import TuneSpace
 
 STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
 VERSIONS: dict[StageName, int] = {
-    "prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 1, "tune": 1,
+    "prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 2, "tune": 1,
 }  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 
@@ -371,11 +371,12 @@ class Pipeline:
         note("running")
         metrics = {}
         if data.score_split:
-            from brnf.evaluation.evaluate import evaluate
+            from brnf.evaluation.evaluate import compare, evaluate
 
             scored, classes = shards[data.score_split], data.score_classes or None
             for method, directory in (("base", labels["base"]), ("brnf", labels[data.score_split])):
                 metrics[method] = evaluate(directory, scored, classes)
+            metrics["gain"] = compare(labels[data.score_split], labels["base"], scored, classes)
         metrics |= {
             "activity": brnf.manifest["activity"],
             "sampled_features": brnf.manifest["sampled_features"],

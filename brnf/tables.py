@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+MEANS = {"mIoU": "miou", "mean FP (over-activation)": "mean_fp", "mean FN (under-activation)": "mean_fn"}
+INTERVAL = "where 95 % of paired bootstrap draws lie"
+
 
 def class_table(scores: dict[str, Any]) -> list[str]:
     """IoU, FP and FN of every class, and their means."""
@@ -17,8 +20,10 @@ def class_table(scores: dict[str, Any]) -> list[str]:
 def comparison(metrics: dict[str, Any]) -> list[str]:
     """Table of base against BRNF, in percent, and under it what their protocols differ in."""
     base, brnf = metrics["base"], metrics["brnf"]
-    rows = [("mIoU", "miou"), ("mean FP (over-activation)", "mean_fp"), ("mean FN (under-activation)", "mean_fn")]
-    scores = [f"{title:28}{percent(base[key]):>8}{percent(brnf[key]):>8}" for title, key in rows]
+    scores = [
+        f"{title:28}{percent(base[key]):>8}{percent(brnf[key]):>8}{interval(metrics['gain'][key])}"
+        for title, key in MEANS.items()
+    ]
     shared, differing = [], []
     for name, value in brnf["protocol"].items():
         other = base["protocol"].get(name)
@@ -26,7 +31,14 @@ def comparison(metrics: dict[str, Any]) -> list[str]:
             shared.append(f"{name} {value}")
         else:
             differing.append(f"{name}: base {other}; BRNF {value}")
-    return [f"{brnf['images']} images; {', '.join(shared)}", f"{'%':28}{'base':>8}{'BRNF':>8}", *scores, *differing]
+    title = f"{'%':28}{'base':>8}{'BRNF':>8}{'gain':>8}  {INTERVAL}"
+    return [f"{brnf['images']} images; {', '.join(shared)}", title, *scores, *differing]
+
+
+def gain_table(gain: dict[str, Any], against: str) -> list[str]:
+    """How much better labels are than others, with 95 % intervals."""
+    lines = [f"{title:28}{interval(gain[key])}" for title, key in MEANS.items()]
+    return [f"gain over {against} on {gain['images']} images; {INTERVAL}", *lines]
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:
@@ -37,6 +49,11 @@ def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:
         values = ", ".join(f"{name}={short(value)}" for name, value in row["values"].items())
         lines.append(f"{row['number']:>5}{row['epoch']:>8}{scores}{row['seconds']:>9.0f}  {values}")
     return lines
+
+
+def interval(gain: dict[str, float]) -> str:
+    """A difference of shares in percent, and between what it lies."""
+    return f"{100 * gain['difference']:>+8.1f}  {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
 
 
 def short(value: Any) -> str:

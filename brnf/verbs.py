@@ -24,7 +24,7 @@ from brnf.pipeline import (
     train_stage,
 )
 from brnf.stage import Outcome, PipelineStage, Stage, run_stage
-from brnf.tables import class_table, comparison, trial_table
+from brnf.tables import class_table, comparison, gain_table, trial_table
 from brnf.tune_space import load_space
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -301,15 +301,21 @@ class Evaluate(Verb):
     """Shards of the same images, with masks."""
     classes: str | None = None
     """Comma-separated: mIoU over these and background, mean FP and FN over these; none means all."""
+    against: str | None = None
+    """Other labels of the same images: also says how much better these are, with intervals (paired bootstrap)."""
 
     def run(self) -> Result:
-        from brnf.evaluation.evaluate import evaluate
+        from brnf.evaluation.evaluate import compare, evaluate
 
         classes = tuple(name.strip() for name in self.classes.split(",")) if self.classes else None
         scores = evaluate(self.labels, self.shards, classes)
+        lines = class_table(scores)
+        if self.against:
+            scores["gain"] = compare(self.labels, self.against, self.shards, classes)
+            lines += gain_table(scores["gain"], self.against)
         manifest = storage.read_json(storage.join(self.labels, MANIFEST))
         outcome = Outcome(stage="label", out=self.labels, manifest=manifest, ran=False)
-        return Result(values=scores, lines=class_table(scores), outcomes=[outcome])
+        return Result(values=scores, lines=lines, outcomes=[outcome])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,12 +160,13 @@ def test_pipeline__prints_base_against_brnf_the_report_and_last_what_was_refused
     def run(self: Pipeline) -> dict[str, Any]:
         manifest = {"quarantine": [{"id": "a"}, {"id": "b"}], "warnings": ["temperature is odd"]}
         self.outcomes.append(Outcome(stage="prepare", out=f"{tmp_path}/shards/val", manifest=manifest, ran=True))
-        return {"base": scored(0.5), "brnf": scored(0.625)}
+        gain = {key: {"difference": 0.125, "low": 0.1, "high": 0.15} for key in ("miou", "mean_fp", "mean_fn")}
+        return {"base": scored(0.5), "brnf": scored(0.625), "gain": gain}
 
     monkeypatch.setattr(Pipeline, "run", run)
     main(["pipeline", "--config", "demo", "--root", "r", "--out", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert ["mIoU", "50.0", "62.5"] in [line.split() for line in lines]
+    assert ["mIoU", "50.0", "62.5", "+12.5", "+10.0", "to", "+15.0"] in [line.split() for line in lines]
     assert f"report: {tmp_path}/report.html" in lines
     assert lines[-2] == f"warning: {tmp_path}/shards/val: temperature is odd"
     assert lines[-1] == f"prepare refused 2 of its inputs; reasons in {tmp_path}/shards/val/manifest.json"

@@ -10,12 +10,15 @@ def scores(miou: float, **protocol: object) -> dict[str, object]:
 
 
 def test_comparison__names_what_the_protocols_differ_in() -> None:
-    lines = comparison({"base": scores(0.5, background_factor=1.0), "brnf": scores(0.625, background_factor=1.3)})
+    gain = {key: {"difference": 0.125, "low": -0.02, "high": 0.25} for key in ("miou", "mean_fp", "mean_fn")}
+    base, brnf = scores(0.5, background_factor=1.0), scores(0.625, background_factor=1.3)
+    lines = comparison({"base": base, "brnf": brnf, "gain": gain})
     assert lines[0] == "3 images; split val"
-    assert [line.split() for line in lines[1:]] == [
-        ["%", "base", "BRNF"],
-        ["mIoU", "50.0", "62.5"],
-        ["mean", "FP", "(over-activation)", "25.0", "25.0"],
-        ["mean", "FN", "(under-activation)", "-", "-"],
+    difference = ["+12.5", "-2.0", "to", "+25.0"]
+    assert lines[1].split()[:4] == ["%", "base", "BRNF", "gain"]
+    assert [line.split() for line in lines[2:]] == [
+        ["mIoU", "50.0", "62.5", *difference],
+        ["mean", "FP", "(over-activation)", "25.0", "25.0", *difference],
+        ["mean", "FN", "(under-activation)", "-", "-", *difference],
         ["background_factor:", "base", "1.0;", "BRNF", "1.3"],
     ]

@@ -6,6 +6,7 @@ which parts with the rows of the shards' are assembled. Either directory is comp
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -200,9 +201,11 @@ def protocol(job: ReadOutJob) -> dict[str, Any]:
         "scales": list(config.scales),
         "flip": config.flip,
         "long_side": config.long_side,
-        "refinement": "none",
+        "refinement": config.refine,
+        **({"guided": dataclasses.asdict(config.guided)} if config.refine == "guided" else {}),
         "background_rule": BACKGROUND_RULES[config.maps],
         "background_factor": trained_with if config.background_factor is None else config.background_factor,
+        **({"posterior_background": config.posterior_background} if "posterior" in map_weights(config) else {}),
         "classes_considered": "the image's own labels and background",
         "masks_used": "for the image's labels only" if tags_from_masks else "none",
         "precision": job.compute.precision,

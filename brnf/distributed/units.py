@@ -24,6 +24,7 @@ from brnf.data.transforms import decode_image
 from brnf.distributed.resources import actor_resources, living_nodes
 from brnf.distributed.runs import load_run
 from brnf.distributed.session import session
+from brnf.inference import guided
 from brnf.inference.multiscale import Scores, read_out
 from brnf.training.device import autocast, resolve_device
 
@@ -113,6 +114,9 @@ class UnitReader:
                 )
         except ValueError as error:
             return writer.refuse(row, str(error))
+        if self.job.config.refine == "guided":
+            refined = guided.refine(image, scores.maps.cpu().numpy(), self.job.config.guided)
+            scores = scores._replace(maps=torch.from_numpy(refined))
         return writer.accept(row, scores)
 
 

@@ -14,6 +14,7 @@ from brnf.data.labels import Labels
 from brnf.data.shards import Shards, Unit
 from brnf.data.transforms import decode_mask
 from brnf.evaluation.bias import context_share, count_context
+from brnf.evaluation.bootstrap import outcomes, paired_differences
 from brnf.evaluation.confusion import averaged_classes, count_pixels, metrics
 
 NAMED = 5
@@ -41,14 +42,49 @@ def evaluate(labels: str, shards: str, classes: Sequence[str] | None = None) -> 
     """
     truth, made = Shards.open(shards), Labels.open(labels)
     averaged = averaged_classes(truth.class_names, classes)
-    check_origin(made, truth)
-    tally = _total(made, truth)
-    _check(tally, made, truth)
+    tally = count(made, truth)
     scores = metrics(tally.confusion, truth.class_names, classes)
     if tally.context.any():
         scores["context_share"] = context_share(tally.context, truth.class_names)
-    counts = {"images": tally.images, "missing": tally.missing, "unmasked": tally.unmasked}
+    counts = {"images": len(tally.outcomes), "missing": tally.missing, "unmasked": tally.unmasked}
     return {**scores, **counts, "protocol": _protocol(made, truth, averaged)}
+
+
+def compare(labels: str, against: str, shards: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """How much better labels score than others of the same images, with 95 % intervals.
+
+    Args:
+        labels: As in `evaluate`.
+        against: Other labels of the same shards, such as those of the base.
+        shards: As in `evaluate`.
+        classes: As in `evaluate`.
+
+    Returns:
+        What `paired_differences` does, over the `images` that both have labelled.
+
+    Raises:
+        ValueError: As `evaluate`; or if no image is labelled in both.
+    """
+    truth = Shards.open(shards)
+    averaged = [truth.class_names.index(name) for name in averaged_classes(truth.class_names, classes)]
+    first, second = (count(Labels.open(path), truth).outcomes for path in (labels, against))
+    both = sorted(first.keys() & second.keys())
+    if not both:
+        raise ValueError(f"{labels} and {against} have labelled no image in common; label the same shards for both")
+    ours, theirs = (np.stack([counts[id] for id in both]) for counts in (first, second))
+    return {**paired_differences(ours, theirs, averaged), "images": len(both)}
+
+
+def count(labels: Labels, shards: Shards) -> Tally:
+    """Count the pixels of all images that are labelled and have a mask.
+
+    Raises:
+        ValueError: As in `evaluate`.
+    """
+    check_origin(labels, shards)
+    tally = _total(labels, shards)
+    _check(tally, labels, shards)
+    return tally
 
 
 def check_origin(labels: Labels, shards: Shards) -> None:
@@ -77,7 +113,7 @@ class Tally:
 
     confusion: np.ndarray  # int64 (C, C), rows are the truth
     context: np.ndarray  # int64 (2, C), see count_context
-    images: int = 0
+    outcomes: dict[str, np.ndarray] = field(default_factory=dict)  # int64 (3, C) by id, of every image scored
     missing: int = 0
     unmasked: int = 0
     unlabelled: list[str] = field(default_factory=list)
@@ -87,7 +123,7 @@ class Tally:
         """Add the counts of another unit."""
         self.confusion += other.confusion
         self.context += other.context
-        self.images += other.images
+        self.outcomes |= other.outcomes
         self.missing += other.missing
         self.unmasked += other.unmasked
         self.unlabelled += other.unlabelled
@@ -128,11 +164,12 @@ def _count_image(tally: Tally, row: dict[str, Any], label: bytes, num_classes: i
     """Add one image to the tally; what is wrong with it is named there and raised once all are counted."""
     try:
         truth, predicted = decode_mask(row["mask"], row["orientation"]), decode_mask(label)
-        tally.confusion += count_pixels(truth, predicted, num_classes)
+        confusion = count_pixels(truth, predicted, num_classes)
     except ValueError as error:
         tally.broken.append(f"{row['id']}: {error}")
         return
-    tally.images += 1
+    tally.confusion += confusion
+    tally.outcomes[row["id"]] = outcomes(confusion)
     if row["context"] is not None:
         context = decode_mask(row["context"], row["orientation"])
         tally.context += count_context(context, truth, predicted, row["image_labels"], num_classes)

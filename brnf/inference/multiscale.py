@@ -76,7 +76,9 @@ def read_out(
     for scaled in sizes:
         # On the CPU: bytes are resized as bytes, averaging what a smaller image would skip.
         resized = F.interpolate(images_N3HW, scaled, mode="bilinear", antialias=True)
-        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, cam, config.flip, tuple(weights))
+        maps = maps_at_one_scale(
+            model, resized.to(device), allowed_NC, keys, cam, config.flip, tuple(weights), config.posterior_background
+        )
         for kind, maps_NKhw in maps.items():
             totals[kind] += F.interpolate(maps_NKhw, (height, width), mode="bilinear", align_corners=False)
     parts = [
@@ -119,6 +121,7 @@ def maps_at_one_scale(
     config: CamConfig,
     flip: bool,
     kinds: Sequence[str],
+    background_odds: float = 1.0,
 ) -> dict[str, Tensor]:
     """Read images of one size once.
 
@@ -130,6 +133,7 @@ def maps_at_one_scale(
         config: How maps are made of activations.
         flip: Average with the mirror image.
         kinds: Of classifier, prototype, posterior.
+        background_odds: Prior odds of the background in the posterior.
 
     Returns:
         (N, K, h, w) a kind.
@@ -148,7 +152,7 @@ def maps_at_one_scale(
             )
             maps["prototype"] = normalise_maps(prototypes.maps)
         if "posterior" in kinds:
-            maps["posterior"] = model.posterior(output.features, allowed)[:, keys]
+            maps["posterior"] = model.posterior(output.features, allowed, background_odds)[:, keys]
     return {kind: maps[kind] for kind in kinds}
 
 

@@ -263,16 +263,19 @@ class BrnfStep(BaseStep):
         return Pixels(standardiser(features), image, valid, batch.allowed[image], draws)
 
     def _train_f1(self, maps: Maps, batch: Batch, pixels: Pixels, step: int) -> Metrics:
-        """Train f1 on the prototype CAM's classes, and the temperature on confident pixels held out."""
+        """Train f1 on the classes of prototype CAM or base seed, and the temperature on confident pixels held out."""
         options, num_images, num_classes = self.options.f1, len(batch.keys), self.model.num_classes
-        cell = selection.label_cells(maps.prototype.detach(), batch.allowed)
+        assert batch.seed is not None
+        chosen = maps.prototype.detach() if self.options.f1_labels == "prototype" else batch.seed
+        cell = selection.label_cells(chosen, batch.allowed)
+        eligible = pixels.valid & (cell.scores > 0)  # an image may have no base seed
         sure = selection.confident(
-            cell, pixels.image, pixels.valid, options.confident_share, num_images, num_classes, CONFIDENT_MARGIN
+            cell, pixels.image, eligible, options.confident_share, num_images, num_classes, CONFIDENT_MARGIN
         )
         held_out = sure & (pixels.draws.held_out < self.options.calibration.held_out_share)
         labels = torch.where(sure, cell.labels, -1)
         kept = selection.subset(
-            pixels.image, pixels.valid & ~held_out, pixels.draws.subset, options.pixels_per_image, num_images
+            pixels.image, eligible & ~held_out, pixels.draws.subset, options.pixels_per_image, num_images
         )
         seen = sum_over_ranks(torch.bincount(labels[kept & sure], minlength=num_classes))
         self.model.seen_pixels += seen

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from brnf.evaluation.confusion import count_pixels, metrics
-from brnf.evaluation.evaluate import evaluate
+from brnf.evaluation.evaluate import compare, evaluate
 
 from .conftest import CLASS_NAMES, Split, png
 
@@ -104,3 +104,23 @@ def test_evaluate__incomplete_labels_and_unknown_classes_are_refused(split: Spli
         evaluate(split.shards.replace("shards", "nothing"), split.shards)
     with pytest.raises(ValueError, match="cat; the classes are background, boat, train, cow"):
         evaluate(split.write_labels(split.truth), split.shards, ["cat"])
+
+
+def test_compare__is_the_difference_of_two_evaluations_over_what_both_have_labelled(split: Split):
+    lost = split.ids[:2]
+    truth = split.write_labels(lambda row: None if row["id"] in lost else split.truth(row), "truth")
+    moved = split.write_labels(lambda row: shifted(split, row), "moved")
+    found = compare(truth, moved, split.shards)
+    assert found["images"] == 9
+    same_images = split.write_labels(lambda row: None if row["id"] in lost else shifted(split, row), "rest")
+    difference = 1 - evaluate(same_images, split.shards)["miou"]
+    assert found["miou"]["difference"] == pytest.approx(difference)
+    assert 0 < found["miou"]["low"] <= difference <= found["miou"]["high"]
+    assert found["mean_fp"]["high"] < 0 and found["mean_fn"]["high"] < 0
+
+
+def test_compare__labels_without_a_common_image_are_refused(split: Split):
+    first = split.write_labels(lambda row: split.truth(row) if row["id"] in split.ids[:3] else None, "first")
+    second = split.write_labels(lambda row: None if row["id"] in split.ids[:3] else split.truth(row), "second")
+    with pytest.raises(ValueError, match="no image in common"):
+        compare(first, second, split.shards)

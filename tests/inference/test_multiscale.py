@@ -37,7 +37,7 @@ class Reader(nn.Module):
         features = torch.cat([cam, 1 - cam], dim=1)
         return CamOutput(features, features, cam, cam.mean((2, 3)))
 
-    def posterior(self, features: Tensor, allowed: Tensor) -> Tensor:
+    def posterior(self, features: Tensor, allowed: Tensor, background_odds: float = 1.0) -> Tensor:
         logits = torch.cat([torch.zeros_like(features[:, :1]), features[:, :3]], dim=1)
         return logits.masked_fill(~allowed[:, :, None, None], -torch.inf).softmax(dim=1)
 
