@@ -22,7 +22,7 @@ from brnf.config import RunConfig
 from brnf.data.seeds import decode_seed
 from brnf.data.transforms import augment, decode_image, row_rng
 from brnf.distributed.source import ReadSteps, Source
-from brnf.training.step import Batch
+from brnf.training.batch import Batch
 
 READ_CPUS = 0.25
 

@@ -32,11 +32,12 @@ from brnf.distributed.stream import steps_per_read, stream
 from brnf.models.backbones import load_weights
 from brnf.models.brnf import Brnf
 from brnf.training import health
+from brnf.training.batch import Batch, read_maps
 from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
 from brnf.training.device import resolve_device
 from brnf.training.metrics_log import MetricsLog
 from brnf.training.state import new_state
-from brnf.training.step import BaseStep, Batch, new_step, read_maps
+from brnf.training.step import BaseStep, new_step
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"

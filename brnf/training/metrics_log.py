@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from brnf.training.step import Batch, Maps
+from brnf.training.batch import Batch, Maps
 
 WEIGHT = 0.6
 """Opacity of a map's colour where the map is 1."""

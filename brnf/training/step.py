@@ -9,11 +9,9 @@ N images, C classes with background at 0, D features, H W cells, P = N*H*W pixel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brnf import losses
@@ -21,10 +19,10 @@ from brnf.config import BrnfConfig, FlowConfig, OptimConfig, RunConfig
 from brnf.denoise import depress, pixel_scores, smooth_scores
 from brnf.losses import Ratio
 from brnf.models.brnf import Brnf, cells
-from brnf.models.cam import class_maps, correlation_feature, normalise_maps, prototype_maps
 from brnf.training import selection
-from brnf.training.collectives import from_first_rank, gather_rows, global_means, sum_over_ranks
-from brnf.training.device import autocast
+from brnf.training.batch import Batch, Maps, read_maps
+from brnf.training.collectives import gather_rows, global_means, sum_over_ranks
+from brnf.training.contrast import Contrast
 from brnf.training.health import gradient_shares
 from brnf.training.schedule import exponential, ramp, set_network_rates
 from brnf.training.state import BrnfState
@@ -33,40 +31,6 @@ Wrap = Callable[[nn.Module], nn.Module]
 Metrics = dict[str, Tensor]
 
 CONFIDENT_MARGIN = 0.05
-MIN_REGION_CELLS = 8
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one rank, on the step's device."""
-
-    images: Tensor
-    """(N, 3, S, S) uint8 RGB."""
-    valid: Tensor
-    """(N, H, W) bool, cells wholly inside the image."""
-    allowed: Tensor
-    """(N, C) bool, the image's tags and background."""
-    keys: Tensor
-    """(N,) int64 on the CPU, one random key per image and epoch."""
-    seed: Tensor | None = None
-    """(N, C, H, W) base seed in [0, 1]; zero outside `allowed` and the image."""
-
-
-class Maps(NamedTuple):
-    """What the network sees in a batch."""
-
-    features: Tensor
-    """(N, D, H, W), with gradient."""
-    cam: Tensor
-    """(N, C-1, H, W) raw activations, with gradient."""
-    scores: Tensor
-    """(N, C-1) logits of the tags."""
-    classifier: Tensor
-    """(N, C, H, W) classifier CAM in [0, 1]."""
-    prototype: Tensor
-    """(N, C, H, W) prototype CAM in [0, 1]."""
-    prototypes: Tensor
-    """(N, C, D)."""
 
 
 class Pixels(NamedTuple):
@@ -117,22 +81,6 @@ def finish_step(loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float
         )
     optimizer.step()
     return norm
-
-
-def read_maps(network: nn.Module, batch: Batch, config: RunConfig) -> Maps:
-    """Network, class maps, prototypes, prototype maps of a batch."""
-    with autocast(batch.images.device, config.compute.precision):
-        output = network(batch.images)
-    classifier = class_maps(output.cam, batch.allowed, config.cam.mask_absent) * batch.valid[:, None]
-    found = prototype_maps(
-        output.features,
-        correlation_feature(output, config.cam),
-        classifier.detach(),
-        batch.allowed,
-        batch.valid,
-        config.cam,
-    )
-    return Maps(output.features, output.cam, output.scores, classifier, normalise_maps(found.maps), found.prototypes)
 
 
 class BaseStep:
@@ -190,6 +138,7 @@ class BrnfStep(BaseStep):
         assert model.f1 is not None
         self.flows = {"f1": wrap(model.f1), "f2": wrap(model.f2)}
         self.options: BrnfConfig = config.brnf
+        self.contrast = Contrast(model, config.brnf.contrast, config.random_seed)
         self.optimizers["f1"] = flow_optimizer(model.f1, config.brnf.f1)
         self.optimizers["f2"] = flow_optimizer(model.f2, config.brnf.f2)
 
@@ -211,12 +160,12 @@ class BrnfStep(BaseStep):
                 guide, depressed = self._denoise(batch, pixels, step, use)
                 measured |= depressed
             if options.contrast.weight > 0:
-                self._fill_banks(maps, batch, step)
-                measured |= self._bank_fill()
+                self.contrast.fill(maps, batch, step)
+                measured |= self.contrast.measures()
         if use > 0 and options.calibration.weight > 0:
             target = self.model.posterior(maps.features, batch.allowed)
         if ramp(progress, schedule.start_contrast, 0.0) > 0 and options.contrast.weight > 0:
-            contrast = self._contrast(maps, batch)
+            contrast = self.contrast.loss(maps, batch)
         terms, means = self._network_losses(maps, batch, guide, target, contrast, progress)
         if (step + 1) % self.config.compute.log_every == 0:
             measured |= gradient_shares(terms, (maps.features, maps.cam))
@@ -378,72 +327,6 @@ class BrnfStep(BaseStep):
             "depressed_share_of": depressed_C / all_C,  # no number where a class is not in the batch
         }
         return batch.seed + use * (refined - batch.seed), shares
-
-    @torch.no_grad()
-    def _fill_banks(self, maps: Maps, batch: Batch, step: int) -> None:
-        """Region features of this batch; now and then, features drawn anew from f1."""
-        options, model = self.options.contrast, self.model
-        winner_NHW = selection.label_cells(maps.prototype, batch.allowed).labels.view(batch.valid.shape)
-        one_hot_NCHW = F.one_hot(winner_NHW, model.num_classes).permute(0, 3, 1, 2) * batch.valid[:, None]
-        weight_NCP = (maps.prototype * one_hot_NCHW).flatten(2)
-        regions_NCD = F.normalize(weight_NCP @ maps.features.float().flatten(2).transpose(1, 2), dim=-1)
-        trusted = torch.cat([torch.ones_like(maps.scores[:, :1], dtype=torch.bool), maps.scores > 0], dim=1)
-        large = one_hot_NCHW.flatten(2).sum(-1) >= MIN_REGION_CELLS
-        rows, classes = torch.nonzero(batch.allowed & trusted & large, as_tuple=True)
-        model.region_bank.enqueue(gather_rows(regions_NCD[rows, classes]), gather_rows(classes))
-        if options.sampled_size > 0 and step % options.refresh_every == options.refresh_every - 1:
-            self._draw_samples(step)
-
-    def _bank_fill(self) -> Metrics:
-        """Shares of the banks' slots that are in use."""
-        banks = {"region_bank_fill": self.model.region_bank, "sampled_bank_fill": self.model.sampled_bank}
-        return {name: bank.filled.sum() / max(bank.features[..., 0].numel(), 1) for name, bank in banks.items()}
-
-    def _draw_samples(self, step: int) -> None:
-        """Features that f1 finds likely for their class: "low-bias" positives."""
-        options, model = self.options.contrast, self.model
-        assert model.f1 is not None
-        features = torch.zeros_like(model.sampled_bank.features)
-        filled = torch.zeros_like(model.sampled_bank.filled)
-        device = features.device
-        for index in torch.nonzero(model.seen_pixels >= options.min_pixels)[:, 0].tolist():
-            # keyed by class and step, so that a resumed run draws the same
-            generator = torch.Generator(device).manual_seed((self.config.random_seed * 1_000_003 + step) * 1009 + index)
-            classes = torch.full((4 * options.sampled_size,), index, device=device)
-            latent = model.f1.mixture.sample(classes, options.sampling_std, generator)
-            standardised = model.f1.flow.inverse(latent)
-            log_prob, log_det = model.f1(standardised)
-            likely = torch.where(log_prob.argmax(1) == index, log_prob[:, index] + log_det, -torch.inf)
-            likely = torch.where(standardised.isfinite().all(1), likely, -torch.inf)
-            best = likely.topk(options.sampled_size)
-            count = int(best.values.isfinite().sum())
-            chosen = F.normalize(model.standardiser.inverse(standardised[best.indices[:count]]), dim=-1)
-            features[index, :count], filled[index] = chosen, count
-        model.sampled_bank.replace(from_first_rank(features), from_first_rank(filled))
-
-    def _contrast(self, maps: Maps, batch: Batch) -> Ratio | None:
-        """InfoNCE of the image prototypes against the banks; None while fewer than two classes are in them."""
-        options, model = self.options.contrast, self.model
-        regions, region_classes = model.region_bank.rows()
-        sampled, sampled_classes = model.sampled_bank.rows()
-        if options.sampled_size == 0:
-            sampled, sampled_classes = sampled[:0], sampled_classes[:0]
-        key_classes = torch.cat([region_classes, sampled_classes])
-        if len(torch.unique(key_classes)) < 2:
-            return None
-        weights = self._positive_weights(region_classes, sampled_classes, options.sampled_share)
-        rows, classes = torch.nonzero(
-            (maps.prototypes.detach().norm(dim=-1) > 0)[:, 1:] & batch.allowed[:, 1:], as_tuple=True
-        )
-        anchors = F.normalize(maps.prototypes[rows, classes + 1], dim=-1)
-        keys = torch.cat([regions, sampled])
-        return losses.info_nce(anchors, classes + 1, keys, key_classes, weights, options.temperature)
-
-    def _positive_weights(self, regions: Tensor, sampled: Tensor, share: float) -> Tensor:
-        """Weight of every key as a positive: the sampled of a class have `share` in all, its regions the rest."""
-        num_classes = self.model.num_classes
-        counts = [torch.bincount(classes, minlength=num_classes).float() for classes in (regions, sampled)]
-        return torch.cat([(1 - share) / counts[0][regions], share / counts[1][sampled]])
 
     def _count_activity(self, calibrated: bool, depressed: Tensor | None, contrast: Ratio | None) -> None:
         """Count the steps in which each of state.MODULES had an effect."""

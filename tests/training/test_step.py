@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from brnf.config import RunConfig, overlay, parse
+from brnf.training.batch import Batch
 from brnf.training.checkpoint import load_state, save_state
 from brnf.training.state import MODULES, new_state
-from brnf.training.step import BaseStep, Batch, new_step
+from brnf.training.step import BaseStep, new_step
 
 SIDE, CELLS, CLASSES = 64, 4, 4
 COLORS = torch.tensor([[90, 90, 90], [220, 40, 40], [40, 220, 40], [40, 40, 220]])
