@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -137,6 +137,21 @@ def test_label__manifest_tells_how_labels_were_made(labels: Path, shards: Shards
     protocol = manifest["protocol"]
     assert (protocol["split"], protocol["scales"], protocol["flip"]) == ("val", [1.0, 0.5], True)
     assert (protocol["read_out"], protocol["refinement"], protocol["masks_used"]) == ("prototype", "none", "none")
+
+
+def test_label__refined_follows_the_image_and_the_protocol_says_so(
+    run: str, shards: Shards, labels: Path, tmp_path: Path, ray_session: None
+) -> None:
+    from brnf.distributed.label import label
+
+    label(replace(READ_OUT, refine="guided"), COMPUTE, run=run, shards=shards.path, out=str(tmp_path))
+    protocol = json.loads((tmp_path / MANIFEST).read_text())["protocol"]
+    assert protocol["refinement"] == "guided" and protocol["guided"]["rounds"] == 2
+    names = [path.name for path in sorted((tmp_path / "masks").iterdir())]
+    assert len(names) == NUM_IMAGES - 1
+    pairs = [[decode_mask((where / "masks" / name).read_bytes()) for where in (labels, tmp_path)] for name in names]
+    changed = [(before != after).mean() for before, after in pairs]
+    assert 0 < np.mean(changed) < 0.5
 
 
 def stamps(masks: Path) -> dict[str, int]:

@@ -75,8 +75,9 @@ def modules_active(train_step: BaseStep, steps: int) -> dict[str, float]:
     return dict(zip(MODULES, shares.tolist(), strict=True))
 
 
-def test_brnf__learns_and_every_module_takes_part() -> None:
-    train_step = start("brnf", config(), 80)
+@pytest.mark.parametrize("labels", ["prototype", "seed"])
+def test_brnf__learns_and_every_module_takes_part(labels: str) -> None:
+    train_step = start("brnf", config(f1_labels=labels), 80)
     rows = [train_step(batch(i), i) for i in range(80)]
     assert float(rows[-1]["classification"]) < 0.5 * float(rows[0]["classification"])
     assert float(rows[-1]["guidance"]) < float(rows[0]["guidance"])
