@@ -409,6 +409,7 @@ class Pipeline:
             title=f"Masks of {shown} from tags alone",
             summary=self._summary(metrics),
             table={method: metrics[method] for method in ("base", "brnf") if method in metrics},
+            gain=metrics.get("gain", {}),
             activity={**metrics["activity"], "sampled_features": metrics["sampled_features"]},
             curves={method: read_lines(self._at(method, "metrics.jsonl")) for method in ("base", "brnf")},
             gallery=gallery,

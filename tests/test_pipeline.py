@@ -64,6 +64,9 @@ class Stages:
             self.calls.append("evaluate")
         return {"miou": 0.5, "labels": manifest_hash(labels)}
 
+    def compare(self, labels: str, against: str, shards: str, classes: Any) -> dict[str, Any]:
+        return {"miou": {"difference": 0.0, "low": 0.0, "high": 0.0}}
+
     def write_report(self, path: str, **_: Any) -> None:
         self.calls.append("report")
         Path(path).write_text("report")
@@ -84,7 +87,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "brnf.distributed.label": {"label": fake.label, "make_seeds": fake.make_seeds},
         "brnf.distributed.session": {"session": fake.session},
         "brnf.data.sources": {"inputs_fingerprint": lambda data, *, root, split: f"{fake.source} {split}"},
-        "brnf.evaluation.evaluate": {"evaluate": fake.evaluate},
+        "brnf.evaluation.evaluate": {"evaluate": fake.evaluate, "compare": fake.compare},
         "brnf.evaluation.gallery": {"gallery_rows": lambda *_, **__: []},
         "brnf.evaluation.report": {"write_report": fake.write_report},
     }

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ SCORES = {"miou": "mIoU", "mean_fp": "Over-activation (mean FP)", "mean_fn": "Un
 PICTURES = {"base_seed": "Base seed", "base_label": "Base label", "label": "BRNF label", "mask": "Mask"}
 MODULES = {"calibration": "Calibration", "denoise": "BSDNF (denoising)", "contrast": "Contrast (FSCL)"}
 COUNTS = {"sampled_features": "Sampled features in the memory bank"}
-NOT_CURVES = ("step", "epoch", "images_per_second")
+NOT_CURVES = ("step", "epoch", "images_per_second", "depressed_share_of")
+"""What the names of figures that are not plotted begin with; those of single classes are for TensorBoard."""
 JPEG_QUALITY = 85
 
 
@@ -40,6 +41,7 @@ def write_report(
     title: str,
     summary: Mapping[str, Any],
     table: Mapping[str, Metrics],
+    gain: Mapping[str, Any],
     activity: Mapping[str, Any],
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     gallery: Sequence[GalleryRow],
@@ -53,6 +55,7 @@ def write_report(
         summary: What was run, shown in this order (config hash, recipe, random seed, ...). `strict_weak` becomes a
             sentence, `quarantine` (images refused, by directory or stage) a table.
         table: Results of `evaluate` by method, "base" and "brnf", either or both or none.
+        gain: Result of `compare`, BRNF against the base; empty without both.
         activity: Share of steps that each module took part in, by name; `sampled_features`, a count.
         curves: Rows of metrics.jsonl, by method.
         gallery: Rows of `gallery_rows`.
@@ -73,7 +76,7 @@ def write_report(
         summary={key: value for key, value in summary.items() if key not in ("quarantine", "strict_weak")},
         strict_weak=summary.get("strict_weak"),
         quarantine=summary.get("quarantine", {}),
-        scores=_score_lines(table),
+        scores=_score_lines(table, gain),
         classes=_class_lines(table),
         protocols=_protocols(table),
         activity={(MODULES | COUNTS).get(key, _label(key)): value for key, value in activity.items()},
@@ -96,11 +99,15 @@ class ScoreLine:
     """The better method; none if equal or alone."""
     change: float | None
     """BRNF minus base."""
+    interval: tuple[float, float] | None = None
+    """Where 95 % of paired bootstrap draws of the change lie."""
 
 
-def _score_lines(table: Mapping[str, Metrics]) -> list[ScoreLine]:
+def _score_lines(table: Mapping[str, Metrics], gain: Mapping[str, Any]) -> list[ScoreLine]:
     """The summary scores, and the share of context where the data tells it."""
     lines = [_score_line(name, {m: table[m][key] for m in table}, key == "miou") for key, name in SCORES.items()]
+    intervals = {SCORES[key]: (gain[key]["low"], gain[key]["high"]) for key in SCORES if key in gain}
+    lines = [replace(line, interval=intervals.get(line.name)) for line in lines]
     shares = {m: table[m]["context_share"]["mean"] for m in table if "context_share" in table[m]}
     return [*lines, *([_score_line("Context taken for the class", shares, False)] if shares else [])] if table else []
 
@@ -154,7 +161,7 @@ def _protocols(table: Mapping[str, Metrics]) -> dict[str, dict[str, Any]]:
 def _plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup | None:
     """Every figure of metrics.jsonl over steps, one small plot each, as inline SVG; none without rows."""
     names = list(dict.fromkeys(key for method in METHODS for row in curves.get(method, ()) for key in row))
-    names = [name for name in names if name not in NOT_CURVES]
+    names = [name for name in names if not name.startswith(NOT_CURVES)]
     if not names:
         return None
     columns = 4

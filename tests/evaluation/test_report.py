@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from brnf.data.palette import voc_palette
-from brnf.evaluation.evaluate import evaluate
+from brnf.evaluation.evaluate import compare, evaluate
 from brnf.evaluation.gallery import GalleryRow, gallery_rows, paint
 from brnf.evaluation.report import write_report
 
@@ -19,7 +19,10 @@ from .conftest import Split
 
 CURVES = {
     "base": [{"step": 10 * n, "epoch": 0, "classification": 1 / (n + 1), "images_per_second": 14.0} for n in range(9)],
-    "brnf": [{"step": 10 * n, "epoch": 0, "classification": 1 / (n + 2), "f1_nll": 2.0 - n / 9} for n in range(9)],
+    "brnf": [
+        {"step": 10 * n, "classification": 1 / (n + 2), "f1_nll": 2.0 - n / 9, "depressed_share_of_cat": 0.1}
+        for n in range(9)
+    ],
 }
 
 
@@ -56,7 +59,8 @@ class Reader(HTMLParser):
 
 
 def report(path: Path, **values: Any) -> Reader:
-    nothing: dict[str, Any] = {"summary": {}, "table": {}, "activity": {}, "curves": {}, "gallery": [], "notes": []}
+    nothing: dict[str, Any] = {part: {} for part in ("summary", "table", "gain", "activity", "curves")}
+    nothing |= {"gallery": [], "notes": []}
     write_report(str(path), **{"title": "A run", **nothing, **values})
     return Reader(path.read_text())
 
@@ -69,6 +73,7 @@ def test_write_report__full(split: Split, tmp_path: Path):
         tmp_path / "report.html",
         summary={"config_hash": "0123abcd", "random_seed": 7, "strict_weak": True, "quarantine": {"labels/val": 3}},
         table=table,
+        gain=compare(good, wide, split.shards),
         activity={"calibration": 0.745, "denoise": 0.7, "contrast": 0.6, "sampled_features": 384},
         curves=CURVES,
         gallery=gallery_rows(split.shards, wide, good, split.write_seeds(), count=5),
@@ -79,8 +84,11 @@ def test_write_report__full(split: Split, tmp_path: Path):
     for words in ("A run", "0123abcd", "Masks never influenced training", "74.5 % of steps", "384", "<two>", "100.0"):
         assert words in page.text, words
     assert page.best[0] == "100.0"  # BRNF's mIoU
+    assert re.search(r"\+\d+\.\d \+\d+\.\d to \+\d+\.\d", page.text)  # the gain in mIoU
+    assert "paired bootstrap" in page.text
     assert "Context taken for the class" in page.text and "labels/val" in page.text
     assert "Classification" in page.text and "F1 nll" in page.text and "Images per second" not in page.text
+    assert "Depressed share of cat" not in page.text  # one plot a class would bury the others
     assert "cow" not in page.text.replace("boat, train, cow", "")  # in neither truth nor labels: no line of its own
 
 
