@@ -44,7 +44,7 @@ RANGES: tuple[Range, ...] = (
         for flow in ("f1", "f2")
     ),
     Range(
-        measure="posterior_accuracy", low=0.6, after=0.4,
+        measure="posterior_accuracy", low=0.6, after=0.6,
         meaning="the mixture's posterior misses the class of confident pixels that it was not trained on",
         remedy="start it later (brnf.schedule.start_use) or do without (brnf.calibration.weight 0)",
     ),
