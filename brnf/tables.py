@@ -51,8 +51,10 @@ def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def interval(gain: dict[str, float]) -> str:
-    """A difference of shares in percent, and between what it lies."""
+def interval(gain: dict[str, float | None]) -> str:
+    """A difference of shares in percent, and between what it lies; a dash where there is none."""
+    if gain["difference"] is None or gain["low"] is None or gain["high"] is None:
+        return f"{'-':>8}"
     return f"{100 * gain['difference']:>+8.1f}  {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
 
 

@@ -28,7 +28,7 @@ def outcomes(confusion: np.ndarray) -> np.ndarray:
 
 def paired_differences(
     first: np.ndarray, second: np.ndarray, averaged: Sequence[int], *, draws: int = 2000, random_seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """How much the first scores above the second, with an interval.
 
     Args:
@@ -40,7 +40,7 @@ def paired_differences(
 
     Returns:
         For `miou`, `mean_fp`, `mean_fn`: `difference` over all images, and `low` and `high`, between which 95 % of the
-        draws' differences lie. From -1 to 1.
+        draws' differences lie. From -1 to 1; None where no class has a score.
     """
     assert first.shape == second.shape, (first.shape, second.shape)
     rng, count = np.random.default_rng(random_seed), len(first)
@@ -51,9 +51,10 @@ def paired_differences(
         parts = [_scores(np.tensordot(weights_BN, images, axes=1), averaged) for images in (first, second)]
         drawn.append(parts[0] - parts[1])
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    found = {"difference": observed[0], "low": low, "high": high}
     return {
-        name: {"difference": float(observed[0, index]), "low": float(low[index]), "high": float(high[index])}
+        name: {part: None if np.isnan(values[index]) else float(values[index]) for part, values in found.items()}
         for index, name in enumerate(SCORES)
     }
 
@@ -61,14 +62,10 @@ def paired_differences(
 def _scores(totals_B3C: np.ndarray, averaged: Sequence[int]) -> np.ndarray:
     """SCORES (B, 3) of sums of outcomes; a class in neither truth nor labels is left out of a draw's means."""
     union_BC = totals_B3C.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        iou_BC, fp_BC, fn_BC = np.moveaxis(totals_B3C / union_BC[:, None], 1, 0)
-    chosen = [*averaged]
-    return np.stack(
-        [
-            np.nanmean(iou_BC[:, [BACKGROUND, *chosen]], axis=1),
-            np.nanmean(fp_BC[:, chosen], axis=1),
-            np.nanmean(fn_BC[:, chosen], axis=1),
-        ],
-        axis=1,
-    )
+    shares_3BC = np.moveaxis(totals_B3C / np.where(union_BC > 0, union_BC, 1)[:, None], 1, 0)
+    columns = ([BACKGROUND, *averaged], averaged, averaged)
+    means = []
+    for share_BC, chosen in zip(shares_3BC, columns, strict=True):
+        count_B = (union_BC[:, chosen] > 0).sum(axis=1)
+        means.append(share_BC[:, chosen].sum(axis=1) / np.where(count_B > 0, count_B, np.nan))
+    return np.stack(means, axis=1)

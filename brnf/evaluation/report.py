@@ -106,7 +106,8 @@ class ScoreLine:
 def _score_lines(table: Mapping[str, Metrics], gain: Mapping[str, Any]) -> list[ScoreLine]:
     """The summary scores, and the share of context where the data tells it."""
     lines = [_score_line(name, {m: table[m][key] for m in table}, key == "miou") for key, name in SCORES.items()]
-    intervals = {SCORES[key]: (gain[key]["low"], gain[key]["high"]) for key in SCORES if key in gain}
+    known = [key for key in SCORES if gain and gain[key]["low"] is not None]
+    intervals = {SCORES[key]: (gain[key]["low"], gain[key]["high"]) for key in known}
     lines = [replace(line, interval=intervals.get(line.name)) for line in lines]
     shares = {m: table[m]["context_share"]["mean"] for m in table if "context_share" in table[m]}
     return [*lines, *([_score_line("Context taken for the class", shares, False)] if shares else [])] if table else []
