@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,35 @@ def gain_table(gain: dict[str, Any], against: str) -> list[str]:
     """How much better labels are than others, with 95 % intervals."""
     lines = [f"{title:28}{interval(gain[key])}" for title, key in MEANS.items()]
     return [f"gain over {against} on {gain['images']} images; {INTERVAL}", *lines]
+
+
+def ablation_table(found: dict[str, Any]) -> list[str]:
+    """Arms with their scores, means over random seeds, and effects with intervals, all in percent."""
+    lines = [
+        f"scored on {found['reported_on']}, each run read in the best of its ways on {found['chosen_on']}",
+        f"{'arm':12} {'read':26}{'mIoU':>14}{'FP':>7}{'FN':>7}{'context':>9}  {'way of the first random seed'}",
+    ]
+    for arm in found["arms"]:
+        runs = [run["reported_on"] for run in arm["runs"]]
+        miou = [run["miou"] for run in runs]
+        spread = f" ±{100 * statistics.stdev(miou):4.1f}" if len(miou) > 1 else ""
+        means = "".join(f"{percent(statistics.mean(run[key] for run in runs)):>7}" for key in ("mean_fp", "mean_fn"))
+        context = [run["context_share"] for run in runs if "context_share" in run]
+        shares = percent(statistics.mean(context)) if context else "-"
+        scores = f"{percent(statistics.mean(miou)) + spread:>14}{means}{shares:>9}"
+        lines.append(f"{arm['name']:12} {arm['read']:26}{scores}  {way(arm['runs'][0]['read_out'])}")
+    lines += ["", f"{'effect; ' + INTERVAL:48}{'mIoU':>26}{'FP':>26}{'FN':>26}"]
+    for title, effect in found["effects"].items():
+        lines.append(f"{title:48}" + "".join(f"{interval(effect[key]):>26}" for key in MEANS.values()))
+    return lines
+
+
+def way(read_out: dict[str, Any]) -> str:
+    """How a run was read, in a few words."""
+    parts = [f"background factor {read_out['background_factor']}"] if read_out["maps"] != "posterior" else []
+    if read_out["maps"] == "posterior" or (read_out["maps"] == "fusion" and read_out["fusion"][2] > 0):
+        parts.append(f"prior odds {read_out['posterior_background']}")
+    return ", ".join(parts)
 
 
 def trial_table(trials: Sequence[dict[str, Any]]) -> list[str]:

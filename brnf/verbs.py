@@ -11,20 +11,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from brnf.ablation import Ablation
+from brnf.arms import chosen_arms
+from brnf.chain import label_stage, prepare_stage, progress, run_config, seeds_stage, train_stage
 from brnf.config import ComputeConfig, DataConfig, ReadOutConfig, RunConfig, load_recipe
 from brnf.data import storage
 from brnf.data.schema import MANIFEST
-from brnf.pipeline import (
-    Pipeline,
-    label_stage,
-    prepare_stage,
-    progress,
-    run_config,
-    seeds_stage,
-    train_stage,
-)
+from brnf.pipeline import Pipeline
 from brnf.stage import Outcome, PipelineStage, Stage, run_stage
-from brnf.tables import class_table, comparison, gain_table, trial_table
+from brnf.tables import ablation_table, class_table, comparison, gain_table, trial_table
 from brnf.tune_space import load_space
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -386,6 +381,50 @@ class Tune(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ablate(Verb):
+    """What each part of the method adds: base, guidance, calibration, BSDNF, contrast, sampled features.
+
+    All arms share shards, base and seeds and train as many steps. Each is read in the same ways, the best by mIoU on
+    --choose-split, and reported on data.score-split, with intervals from a paired bootstrap over images. Stopped and
+    started again, nothing finished is repeated; OUT may be that of a pipeline, whose stages are then used.
+    """
+
+    arms: tuple[str, ...] = ()
+    """Run these only, beside base: longer, guidance, calibration, likelihood, ratio, contrast, full. None means all."""
+    random_seeds: tuple[int, ...] = ()
+    """The first is run with every arm, others with base, guidance and full; none means the recipe's."""
+    choose_split: str = "train"
+    """Split whose masks choose how each run is read. Not the one that is reported on."""
+    config: str
+    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
+    root: str
+    """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
+    out: str
+    """Directory of everything the ablation writes."""
+    address: str | None = None
+    """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
+    settings: Recipe = field(default_factory=RunConfig)
+
+    @classmethod
+    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
+        return recipe_default(flags)
+
+    def run(self) -> Result:
+        ablation = Ablation(
+            config=self.settings,
+            root=self.root,
+            out=storage.absolute(self.out),
+            arms=chosen_arms(self.arms),
+            random_seeds=self.random_seeds or (self.settings.random_seed,),
+            choose_split=self.choose_split,
+            address=self.address,
+        )
+        found = ablation.run()
+        lines = [*ablation_table(found), f"plot: {storage.join(ablation.out, 'ablation.png')}"]
+        return Result(values=found, lines=lines, outcomes=ablation.outcomes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo(Verb):
     """The whole pipeline on the built-in sample with a tiny network: a few minutes on two cores, no network needed."""
 
@@ -433,6 +472,7 @@ VERBS: dict[str, type[Verb]] = {
     "demo": Demo,
     "pipeline": RunPipeline,
     "tune": Tune,
+    "ablate": Ablate,
     "sample": Sample,
     "prepare voc": PrepareVoc,
     "prepare coco": PrepareCoco,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fakes import Stages
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on small tensors, threads that wait for each other cost time
 
@@ -21,6 +24,28 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"needs photographs: no {path}/data; set BRNF_SHARED to a directory that has them")
     return path
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    """Every module that a stage imports when it works, replaced."""
+    fake = Stages()
+    replaced = {
+        "brnf.distributed.prepare": {"prepare": fake.prepare},
+        "brnf.distributed.train": {"train": fake.train},
+        "brnf.distributed.label": {"label": fake.label, "make_seeds": fake.make_seeds},
+        "brnf.distributed.score": {"score": fake.score},
+        "brnf.distributed.session": {"session": fake.session},
+        "brnf.data.sources": {"inputs_fingerprint": lambda data, *, root, split: f"{fake.source} {split}"},
+        "brnf.evaluation.evaluate": {"evaluate": fake.evaluate, "compare": fake.compare},
+        "brnf.evaluation.gallery": {"gallery_rows": lambda *_, **__: []},
+        "brnf.evaluation.report": {"write_report": fake.write_report},
+    }
+    for name, attributes in replaced.items():
+        module = types.ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+    return fake
 
 
 @pytest.fixture(scope="session")

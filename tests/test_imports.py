@@ -15,11 +15,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"verbs", "stage", "data"},
-    "verbs": {"pipeline", "stage", "tables", "tune_space", "distributed", *BELOW},
+    "verbs": {"ablation", "arms", "pipeline", "chain", "stage", "tables", "tune_space", "distributed", *BELOW},
     "tables": set(),
-    "pipeline": {"stage", "tune_space", "distributed", *BELOW},
+    "ablation": {"arms", "chain", "stage", *BELOW},
+    "pipeline": {"chain", "stage", "tune_space", "distributed", *BELOW},
+    "chain": {"stage", "tune_space", "distributed", *BELOW},
     "distributed": {"tune_space", *BELOW},
     "tune_space": {"config"},
+    "arms": {"config"},
     "stage": {"data", "config"},
     "training": {"denoise", "losses", "models", "config"},
     "inference": {"denoise", "losses", "models", "config"},
@@ -38,7 +41,7 @@ get tensors and never see `data`."""
 
 FOREIGN: dict[str, set[str]] = {
     "ray": {"distributed"},
-    "torch": set(ALLOWED) - {"data", "stage", "tune_space", "config", "cli", "verbs", "tables"},
+    "torch": {"distributed", *BELOW} - {"data", "config"},
 }
 """Libraries that only some rooms may import."""
 

@@ -2,100 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import Stages
 
-from brnf.config import RunConfig, load_recipe
-from brnf.data.schema import CONFIG, DONE, MANIFEST
-from brnf.pipeline import STAGES, Pipeline, label_stage, train_stage
-from brnf.stage import Stage, manifest_hash, run_stage
+from brnf.chain import STAGES, label_stage, train_stage
+from brnf.config import load_recipe
+from brnf.data.schema import CONFIG, DONE
+from brnf.pipeline import Pipeline
+from brnf.stage import Stage, run_stage
 
 EVERYTHING = ["prepare train", "prepare val", "base", "seeds", "brnf", "label val", "label base", "evaluate", "report"]
-
-
-class Stages:
-    """Stands in for the modules that work: notes each call, writes a manifest that follows from its inputs."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.sessions = 0
-        self.source = "as delivered"
-        self.dies_in: str | None = None
-
-    def _write(self, call: str, out: str, **holds: Any) -> dict[str, Any]:
-        self.calls.append(call)
-        path = Path(out)
-        path.mkdir(parents=True, exist_ok=True)
-        pieces = len(list(path.glob("piece-*")))
-        (path / f"piece-{pieces}").write_text(call)
-        if self.dies_in == call:
-            raise KeyboardInterrupt
-        (path / MANIFEST).write_text(json.dumps(holds))
-        return holds
-
-    def prepare(self, data: Any, *, root: str, split: str, out: str) -> dict[str, Any]:
-        bad = [{"id": "b", "file": "b.jpg", "reason": "truncated"}] if split == "train" else []
-        return self._write(f"prepare {split}", out, split=split, source=self.source, quarantine=bad)
-
-    def train(self, config: RunConfig, *, method: str, shards: str, seeds: Any, base: Any, out: str) -> dict[str, Any]:
-        section = config.base if method == "sipe" else config.brnf
-        figures = {"activity": {"calibration": 0.7, "denoise": 0.6, "contrast": 0.5}, "sampled_features": 42}
-        inputs = [manifest_hash(path) for path in (shards, seeds, base) if path]
-        name = "base" if method == "sipe" else "brnf"
-        return self._write(name, out, weights=repr((section, config.cam, config.random_seed, inputs)), **figures)
-
-    def make_seeds(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str) -> dict[str, Any]:
-        return self._write("seeds", out, read_out=repr(read_out), inputs=[manifest_hash(run), manifest_hash(shards)])
-
-    def label(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str) -> dict[str, Any]:
-        call = "label base" if Path(run).name == "base" else f"label {Path(shards).name}"
-        return self._write(call, out, read_out=repr(read_out), inputs=[manifest_hash(run), manifest_hash(shards)])
-
-    def evaluate(self, labels: str, shards: str, classes: Any) -> dict[str, Any]:
-        if "evaluate" not in self.calls[-1:]:
-            self.calls.append("evaluate")
-        return {"miou": 0.5, "labels": manifest_hash(labels)}
-
-    def compare(self, labels: str, against: str, shards: str, classes: Any) -> dict[str, Any]:
-        return {"miou": {"difference": 0.0, "low": 0.0, "high": 0.0}}
-
-    def write_report(self, path: str, **_: Any) -> None:
-        self.calls.append("report")
-        Path(path).write_text("report")
-
-    @contextlib.contextmanager
-    def session(self, address: str | None = None) -> Iterator[None]:
-        self.sessions += 1
-        yield
-
-
-@pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
-    """Every module that a stage imports when it works, replaced."""
-    fake = Stages()
-    replaced = {
-        "brnf.distributed.prepare": {"prepare": fake.prepare},
-        "brnf.distributed.train": {"train": fake.train},
-        "brnf.distributed.label": {"label": fake.label, "make_seeds": fake.make_seeds},
-        "brnf.distributed.session": {"session": fake.session},
-        "brnf.data.sources": {"inputs_fingerprint": lambda data, *, root, split: f"{fake.source} {split}"},
-        "brnf.evaluation.evaluate": {"evaluate": fake.evaluate, "compare": fake.compare},
-        "brnf.evaluation.gallery": {"gallery_rows": lambda *_, **__: []},
-        "brnf.evaluation.report": {"write_report": fake.write_report},
-    }
-    for name, attributes in replaced.items():
-        module = types.ModuleType(name)
-        vars(module).update(attributes)
-        monkeypatch.setitem(sys.modules, name, module)
-    return fake
 
 
 def bring(stages: Stages, out: Path, overrides: dict[str, Any] | None = None, **options: Any) -> list[str]:

@@ -53,6 +53,16 @@ LABEL = pa.schema(
     ]
 )
 
+COUNTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("counts", pa.list_(pa.int64())),  # (ways of reading, 5, classes) in C order: hits, false and missed
+        # pixels, context pixels labelled with their class, context pixels; null where `error` says why
+        pa.field("error", pa.string()),
+    ]
+)
+"""What an image scored in each of several ways of reading."""
+
 
 def part_name(part: int) -> str:
     """Name of part `part` of shards, seeds and foreign masks alike."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from brnf.data.seeds import encode_seed
 from brnf.data.shards import Shards, Unit, encode_rows
 from brnf.distributed.runs import run_manifest
 from brnf.distributed.session import session
-from brnf.distributed.units import ReadOutJob, Writer, read_units
+from brnf.distributed.units import COLUMNS, ReadOutJob, Writer, read_units
 from brnf.export.voc_png import encode_palette_png
 from brnf.inference.multiscale import Scores, certainty, label_map, map_weights
 
@@ -55,9 +56,9 @@ def label(config: ReadOutConfig, compute: ComputeConfig, *, run: str, shards: st
         ValueError: If run and shards do not fit together, or the run cannot be read out like this.
     """
     out = storage.absolute(out)
-    job = open_job(config, compute, MaskWriter(out), run=run, shards=shards)
+    job = open_job((config,), compute, MaskWriter(out), run=run, shards=shards)
     read_units(job, "label")
-    manifest = describe(job, "labels")
+    manifest = describe(job, "labels") | {"protocol": protocol(job, config)}
     storage.write_json(storage.join(out, MANIFEST), manifest)
     return manifest
 
@@ -82,18 +83,21 @@ def make_seeds(config: ReadOutConfig, compute: ComputeConfig, *, run: str, shard
     """
     out = storage.absolute(out)
     path = storage.join(out, MANIFEST)
-    job = open_job(config, compute, SeedWriter(out), run=run, shards=shards)
+    job = open_job((config,), compute, SeedWriter(out), run=run, shards=shards)
     if not storage.exists(path):
         with session():
             read_units(job, "seeds")
-            manifest = {**describe(job, "seeds"), "parts": assemble(job.shards, job.writer.folder, out)}
+            manifest = describe(job, "seeds") | {"protocol": protocol(job, config)}
+            manifest |= {"parts": assemble(job.shards, job.writer.folder, out)}
         storage.write_json(path, manifest)
     storage.delete(job.writer.folder)  # after the manifest, which takes over what only they tell: the reasons
     return storage.read_json(path)
 
 
-def open_job(config: ReadOutConfig, compute: ComputeConfig, writer: Writer, *, run: str, shards: str) -> ReadOutJob:
-    """Check that run, shards and read-out fit together.
+def open_job(
+    configs: tuple[ReadOutConfig, ...], compute: ComputeConfig, writer: Writer, *, run: str, shards: str
+) -> ReadOutJob:
+    """Check that run, shards and ways of reading fit together.
 
     Raises:
         ValueError: If not.
@@ -105,9 +109,12 @@ def open_job(config: ReadOutConfig, compute: ComputeConfig, writer: Writer, *, r
             f"{run} knows the classes {', '.join(manifest['class_names'])}, but {shards} has "
             f"{', '.join(opened.class_names)}; give a run that was trained on the classes of these shards"
         )
-    if manifest["method"] == "sipe" and "posterior" in map_weights(config):
-        raise ValueError(f"maps is {config.maps!r}, but {run} is a base, without flow: give classifier or prototype")
-    return ReadOutJob(run=run, shards=opened, config=config, compute=compute, writer=writer)
+    for config in configs:
+        if manifest["method"] == "sipe" and "posterior" in map_weights(config):
+            raise ValueError(
+                f"maps is {config.maps!r}, but {run} is a base, without flow: give classifier or prototype"
+            )
+    return ReadOutJob(run=run, shards=opened, configs=configs, compute=compute, writer=writer)
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,15 @@ class MaskWriter:
     def schema(self) -> pa.Schema:
         return LABEL
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
     def size(self, row: dict[str, Any]) -> tuple[int, int]:
         return row["height"], row["width"]
 
-    def accept(self, row: dict[str, Any], scores: Scores) -> dict[str, Any]:
+    def accept(self, row: dict[str, Any], readings: Sequence[Scores]) -> dict[str, Any]:
+        [scores] = readings
         mask = encode_palette_png(label_map(scores))
         storage.write_bytes(storage.join(self.out, "masks", f"{row['id']}.png"), mask)
         mean_top_score, uncertain_share = certainty(scores)
@@ -152,10 +164,15 @@ class SeedWriter:
     def schema(self) -> pa.Schema:
         return SEED.append(LABEL.field("error"))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
     def size(self, row: dict[str, Any]) -> tuple[int, int]:
         return -(-row["height"] // SEED_CELL), -(-row["width"] // SEED_CELL)
 
-    def accept(self, row: dict[str, Any], scores: Scores) -> dict[str, Any]:
+    def accept(self, row: dict[str, Any], readings: Sequence[Scores]) -> dict[str, Any]:
+        [scores] = readings
         return {"id": row["id"], **encode_seed(scores.keys, scores.maps.cpu().numpy()), "error": None}
 
     def refuse(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -173,7 +190,6 @@ def describe(job: ReadOutJob, kind: str) -> dict[str, Any]:
         "num_refused": len(quarantine),
         "shards_hash": job.shards.content_hash,
         "run_hash": hashlib.sha256(storage.read_bytes(storage.join(job.run, MANIFEST))).hexdigest()[:16],
-        "protocol": protocol(job),
         "quarantine": quarantine,
     }
 
@@ -187,9 +203,9 @@ def refused(job: ReadOutJob) -> list[dict[str, str]]:
     return [{"id": row["id"], "reason": row["error"]} for row in rows]
 
 
-def protocol(job: ReadOutJob) -> dict[str, Any]:
-    """Everything that a score of these labels has to be read with."""
-    config, shards, run = job.config, job.shards.manifest, run_manifest(job.run)
+def protocol(job: ReadOutJob, config: ReadOutConfig) -> dict[str, Any]:
+    """Everything that a score of what was read in this way has to be read with."""
+    shards, run = job.shards.manifest, run_manifest(job.run)
     trained_with = run["config"]["cam"]["background_factor"]
     tags_from_masks = "masks" in shards["label_source"]  # the one source, or the counts of several
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -25,11 +26,11 @@ from brnf.distributed.resources import actor_resources, living_nodes
 from brnf.distributed.runs import load_run
 from brnf.distributed.session import session
 from brnf.inference import guided
-from brnf.inference.multiscale import Scores, read_out
+from brnf.inference.multiscale import Scores, read_outs
 from brnf.training.device import autocast, resolve_device
 
 COLUMNS = ("id", "image", "width", "height", "orientation", "image_labels")
-"""Masks are not among them."""
+"""What reading an image takes. Masks are not among them."""
 REPORT_SECONDS = 5.0
 
 
@@ -46,12 +47,17 @@ class Writer(Protocol):
         """Of the unit files; `id` and `error` are among its fields."""
         ...
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the shards that rows come with."""
+        ...
+
     def size(self, row: dict[str, Any]) -> tuple[int, int]:
         """Height and width of the scores wanted for an image."""
         ...
 
-    def accept(self, row: dict[str, Any], scores: Scores) -> dict[str, Any]:
-        """Make the row of an image that was read."""
+    def accept(self, row: dict[str, Any], readings: Sequence[Scores]) -> dict[str, Any]:
+        """Make the row of an image that was read, in as many ways as the job says; a ValueError refuses it."""
         ...
 
     def refuse(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -65,7 +71,8 @@ class ReadOutJob:
 
     run: str
     shards: Shards
-    config: ReadOutConfig
+    configs: tuple[ReadOutConfig, ...]
+    """Ways of reading; labels and seeds have one. They differ in neither scales nor flip."""
     compute: ComputeConfig
     writer: Writer
 
@@ -92,7 +99,7 @@ class UnitReader:
         """
         unit = Unit(**{name: int(value[0]) for name, value in batch.items()})
         writer = self.job.writer
-        rows = [self.read(row) for row in self.job.shards.read_unit(unit, COLUMNS).to_pylist()]
+        rows = [self.read(row) for row in self.job.shards.read_unit(unit, writer.columns).to_pylist()]
         path = storage.join(writer.folder, unit_name(unit.part, unit.row_group))
         storage.write_bytes(path, encode_rows(rows, writer.schema, len(rows)))
         refused = sum(row["error"] is not None for row in rows)
@@ -100,24 +107,24 @@ class UnitReader:
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         """Read one image; what is wrong with it becomes its row's error."""
-        writer = self.job.writer
+        writer, configs = self.job.writer, self.job.configs
         try:
             image = decode_image(row["image"], row["orientation"])
             with autocast(self.device, self.job.compute.precision):
-                scores = read_out(
-                    self.model,
-                    image,
-                    row["image_labels"],
-                    self.job.config,
-                    stride=self.stride,
-                    size=writer.size(row),
+                readings = read_outs(
+                    self.model, image, row["image_labels"], configs, stride=self.stride, size=writer.size(row)
                 )
+                refined = [refine(image, *pair) for pair in zip(readings, configs, strict=True)]
+            return writer.accept(row, refined)
         except ValueError as error:
             return writer.refuse(row, str(error))
-        if self.job.config.refine == "guided":
-            refined = guided.refine(image, scores.maps.cpu().numpy(), self.job.config.guided)
-            scores = scores._replace(maps=torch.from_numpy(refined))
-        return writer.accept(row, scores)
+
+
+def refine(image: np.ndarray, scores: Scores, config: ReadOutConfig) -> Scores:
+    """What is done to scores after the network."""
+    if config.refine == "none":
+        return scores
+    return scores._replace(maps=torch.from_numpy(guided.refine(image, scores.maps.cpu().numpy(), config.guided)))
 
 
 def read_units(job: ReadOutJob, what: str) -> None:

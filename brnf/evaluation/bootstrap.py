@@ -3,7 +3,7 @@
 Both are scored on the same images, so an image that is hard for both moves both scores and says little of the
 difference. Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13 (percentile intervals).
 
-N images, C classes with background at 0, B draws.
+R runs, N images, C classes with background at 0, B draws.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def paired_differences(
     """How much the first scores above the second, with an interval.
 
     Args:
-        first: int64 (N, 3, C), `outcomes` of every image.
-        second: The same images in the same order.
+        first: int64 (R, N, 3, C), `outcomes` of every image by each of R runs, such as those of several random seeds;
+            a score is the mean of the runs' scores.
+        second: The same images in the same order; runs may be others and as many as wanted.
         averaged: Foreground classes that means are taken over.
         draws: B, samples of N images with replacement, the same for both.
         random_seed: Draws them.
@@ -42,14 +43,14 @@ def paired_differences(
         For `miou`, `mean_fp`, `mean_fn`: `difference` over all images, and `low` and `high`, between which 95 % of the
         draws' differences lie. From -1 to 1; None where no class has a score.
     """
-    assert first.shape == second.shape, (first.shape, second.shape)
-    rng, count = np.random.default_rng(random_seed), len(first)
-    observed = _scores(first.sum(axis=0)[None], averaged) - _scores(second.sum(axis=0)[None], averaged)
+    assert first.shape[1:] == second.shape[1:], (first.shape, second.shape)
+    rng, count = np.random.default_rng(random_seed), first.shape[1]
+    once = np.ones((1, count))
+    observed = _mean_of_runs(first, once, averaged) - _mean_of_runs(second, once, averaged)
     drawn = []
     for begin in range(0, draws, AT_ONCE):
         weights_BN = rng.multinomial(count, np.full(count, 1 / count), size=min(AT_ONCE, draws - begin)).astype(float)
-        parts = [_scores(np.tensordot(weights_BN, images, axes=1), averaged) for images in (first, second)]
-        drawn.append(parts[0] - parts[1])
+        drawn.append(_mean_of_runs(first, weights_BN, averaged) - _mean_of_runs(second, weights_BN, averaged))
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
     found = {"difference": observed[0], "low": low, "high": high}
@@ -59,8 +60,13 @@ def paired_differences(
     }
 
 
-def _scores(totals_B3C: np.ndarray, averaged: Sequence[int]) -> np.ndarray:
-    """SCORES (B, 3) of sums of outcomes; a class in neither truth nor labels is left out of a draw's means."""
+def _mean_of_runs(runs_RN3C: np.ndarray, weights_BN: np.ndarray, averaged: Sequence[int]) -> np.ndarray:
+    """SCORES (B, 3) of images that count as often as their weights say, averaged over runs."""
+    return np.mean([mean_scores(np.tensordot(weights_BN, run, axes=1), averaged) for run in runs_RN3C], axis=0)
+
+
+def mean_scores(totals_B3C: np.ndarray, averaged: Sequence[int]) -> np.ndarray:
+    """SCORES (B, 3) of B sums of outcomes; a class in neither truth nor labels is left out of a sum's means."""
     union_BC = totals_B3C.sum(axis=1)
     shares_3BC = np.moveaxis(totals_B3C / np.where(union_BC > 0, union_BC, 1)[:, None], 1, 0)
     columns = ([BACKGROUND, *averaged], averaged, averaged)

@@ -71,7 +71,7 @@ def compare(labels: str, against: str, shards: str, classes: Sequence[str] | Non
     both = sorted(first.keys() & second.keys())
     if not both:
         raise ValueError(f"{labels} and {against} have labelled no image in common; label the same shards for both")
-    ours, theirs = (np.stack([counts[id] for id in both]) for counts in (first, second))
+    ours, theirs = (np.stack([counts[id] for id in both])[None] for counts in (first, second))
     return {**paired_differences(ours, theirs, averaged), "images": len(both)}
 
 

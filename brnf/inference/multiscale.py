@@ -5,7 +5,7 @@ N images, C classes with background at 0, K classes read out (background first),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from brnf.config import CamConfig, ReadOutConfig
+from brnf.config import ReadOutConfig
 from brnf.models.brnf import Brnf
 from brnf.models.cam import CamOutput, class_maps, correlation_feature, normalise_maps, prototype_maps
+from brnf.models.mixture import weigh_background
 
 SMALLEST_SIDE = 32
 """Pixels that a scaled image keeps on either side, so that it has a cell at any output stride."""
@@ -34,7 +35,15 @@ class Scores(NamedTuple):
     """(K, H, W) float32 in [0, 1]."""
 
 
-@torch.inference_mode()
+class Layer(NamedTuple):
+    """One kind of map, made in one way."""
+
+    kind: str
+    """classifier, prototype or posterior."""
+    background: float
+    """Background factor of the prototype CAM, prior odds of the background in the posterior, 1 for the classifier."""
+
+
 def read_out(
     model: Brnf,
     image: np.ndarray,
@@ -44,7 +53,20 @@ def read_out(
     stride: int,
     size: tuple[int, int] | None = None,
 ) -> Scores:
-    """Read class scores of one image.
+    """Read class scores of one image; `read_outs` with one way of reading."""
+    return next(read_outs(model, image, image_labels, [config], stride=stride, size=size))
+
+
+def read_outs(
+    model: Brnf,
+    image: np.ndarray,
+    image_labels: Sequence[int],
+    configs: Sequence[ReadOutConfig],
+    *,
+    stride: int,
+    size: tuple[int, int] | None = None,
+) -> Iterator[Scores]:
+    """Read class scores of one image in several ways, with one pass of the network a scale.
 
     Autocast of the caller reaches the network only.
 
@@ -52,49 +74,72 @@ def read_out(
         model: In eval mode.
         image: uint8 (H, W, 3), RGB.
         image_labels: Indices of the classes in the image, without background.
-        config: Scales, mirror image, which maps.
+        configs: Scales, mirror image, which maps. Scales, flip and long_side are the same in all.
         stride: Pixels a cell, `backbone.output_stride` of the model.
         size: Height and width of the maps; None is the image's.
+
+    Yields:
+        The scores of each of `configs`.
 
     Raises:
         ValueError: If the image is too large to be read at the scales asked for.
 
     Source: SIPE, make_cam of its public code, which reads prototype maps; SFC for fusing them with the classifier's.
     """
+    first = configs[0]
+    assert all((c.scales, c.flip, c.long_side) == (first.scales, first.flip, first.long_side) for c in configs)
+    weights = [layer_weights(config, model.cam_config.background_factor) for config in configs]
+    layers = tuple(dict.fromkeys(layer for chosen in weights for layer in chosen))
     keys = (0, *sorted(set(image_labels)))
+    sizes = [scaled_size(image.shape[0], image.shape[1], scale, first.long_side, stride) for scale in first.scales]
+    totals = _sum_over_scales(model, image, keys, layers, sizes, first.flip, size or (image.shape[0], image.shape[1]))
+    maps = {
+        layer: total / len(sizes) if layer.kind == "posterior" else normalise_maps(total)
+        for layer, total in totals.items()
+    }
+    for chosen in weights:
+        scores_NKHW = torch.stack([weight * maps[layer] for layer, weight in chosen.items()]).sum(dim=0)
+        yield Scores(keys, (scores_NKHW / sum(chosen.values()))[0].clamp(0, 1))
+
+
+@torch.inference_mode()
+def _sum_over_scales(
+    model: Brnf,
+    image: np.ndarray,
+    keys: tuple[int, ...],
+    layers: Sequence[Layer],
+    sizes: Sequence[tuple[int, int]],
+    flip: bool,
+    size: tuple[int, int],
+) -> dict[Layer, Tensor]:
+    """Maps (1, K, H, W) of each layer, summed over scales."""
     device = next(model.parameters()).device
     images_N3HW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     allowed_NC = torch.zeros(1, model.num_classes, dtype=torch.bool, device=device)
     allowed_NC[:, list(keys)] = True
-    weights = map_weights(config)
-    cam = model.cam_config
-    if config.background_factor is not None:
-        cam = replace(cam, background_factor=config.background_factor)
-    sizes = [scaled_size(image.shape[0], image.shape[1], scale, config.long_side, stride) for scale in config.scales]
-    height, width = size or image.shape[:2]
-    totals = {kind: torch.zeros(1, len(keys), height, width, device=device) for kind in weights}
+    totals = {layer: torch.zeros(1, len(keys), *size, device=device) for layer in layers}
     for scaled in sizes:
         # On the CPU: bytes are resized as bytes, averaging what a smaller image would skip.
         resized = F.interpolate(images_N3HW, scaled, mode="bilinear", antialias=True)
-        maps = maps_at_one_scale(
-            model, resized.to(device), allowed_NC, keys, cam, config.flip, tuple(weights), config.posterior_background
-        )
-        for kind, maps_NKhw in maps.items():
-            totals[kind] += F.interpolate(maps_NKhw, (height, width), mode="bilinear", align_corners=False)
-    parts = [
-        weight * (totals[kind] / len(sizes) if kind == "posterior" else normalise_maps(totals[kind]))
-        for kind, weight in weights.items()
-    ]
-    scores_NKHW = torch.stack(parts).sum(dim=0) / sum(weights.values())
-    return Scores(keys, scores_NKHW[0].clamp(0, 1))
+        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, layers, flip)
+        for layer, maps_NKhw in maps.items():
+            totals[layer] += F.interpolate(maps_NKhw, size, mode="bilinear", align_corners=False)
+    return totals
 
 
 def map_weights(config: ReadOutConfig) -> dict[str, float]:
-    """Which maps are read, with their weights; several only in the fusion."""
+    """Which kinds of maps are read, with their weights; several only in the fusion."""
     if config.maps != "fusion":
         return {config.maps: 1.0}
     named = zip(("prototype", "classifier", "posterior"), config.fusion, strict=True)
     return {kind: weight for kind, weight in named if weight > 0}
+
+
+def layer_weights(config: ReadOutConfig, trained_factor: float) -> dict[Layer, float]:
+    """Which layers are read, with their weights, in a network that was trained with this background factor."""
+    factor = trained_factor if config.background_factor is None else config.background_factor
+    background = {"prototype": factor, "posterior": config.posterior_background, "classifier": 1.0}
+    return {Layer(kind, background[kind]): weight for kind, weight in map_weights(config).items()}
 
 
 def scaled_size(height: int, width: int, scale: float, long_side: int | None, stride: int) -> tuple[int, int]:
@@ -114,15 +159,8 @@ def scaled_size(height: int, width: int, scale: float, long_side: int | None, st
 
 
 def maps_at_one_scale(
-    model: Brnf,
-    images: Tensor,
-    allowed: Tensor,
-    keys: Sequence[int],
-    config: CamConfig,
-    flip: bool,
-    kinds: Sequence[str],
-    background_odds: float = 1.0,
-) -> dict[str, Tensor]:
+    model: Brnf, images: Tensor, allowed: Tensor, keys: Sequence[int], layers: Sequence[Layer], flip: bool
+) -> dict[Layer, Tensor]:
     """Read images of one size once.
 
     Args:
@@ -130,30 +168,33 @@ def maps_at_one_scale(
         images: (N, 3, H, W) uint8.
         allowed: (N, C) bool, background first.
         keys: K classes that hold all those allowed; the others are not computed.
-        config: How maps are made of activations.
+        layers: Maps to make.
         flip: Average with the mirror image.
-        kinds: Of classifier, prototype, posterior.
-        background_odds: Prior odds of the background in the posterior.
 
     Returns:
-        (N, K, h, w) a kind.
+        (N, K, h, w) a layer.
     """
     output = model.network(torch.cat([images, images.flip(3)]) if flip else images)
     if flip:
         features, last, cam = map(average_with_mirror, (output.features, output.last, output.cam))
         output = CamOutput(features, last, cam, output.scores.unflatten(0, (2, -1)).mean(0))
     with torch.autocast(images.device.type, enabled=False):
-        maps = {"classifier": class_maps(output.cam, allowed, config.mask_absent)[:, keys]}
-        if "prototype" in kinds:
-            valid = torch.ones_like(output.cam[:, 0], dtype=torch.bool)
-            correlate = correlation_feature(output, config)
-            prototypes = prototype_maps(
-                output.features, correlate, maps["classifier"], allowed[:, keys], valid, config
-            )
-            maps["prototype"] = normalise_maps(prototypes.maps)
-        if "posterior" in kinds:
-            maps["posterior"] = model.posterior(output.features, allowed, background_odds)[:, keys]
-    return {kind: maps[kind] for kind in kinds}
+        classifier = class_maps(output.cam, allowed, model.cam_config.mask_absent)[:, keys]
+        correlate = correlation_feature(output, model.cam_config)
+        valid = torch.ones_like(output.cam[:, 0], dtype=torch.bool)
+        uniform = None
+        maps = {}
+        for layer in layers:
+            if layer.kind == "classifier":
+                maps[layer] = classifier
+            elif layer.kind == "prototype":
+                config = replace(model.cam_config, background_factor=layer.background)
+                made = prototype_maps(output.features, correlate, classifier, allowed[:, keys], valid, config)
+                maps[layer] = normalise_maps(made.maps)
+            else:
+                uniform = model.posterior(output.features, allowed) if uniform is None else uniform
+                maps[layer] = weigh_background(uniform, layer.background)[:, keys]
+    return maps
 
 
 def average_with_mirror(maps: Tensor) -> Tensor:

@@ -85,13 +85,12 @@ class Brnf(nn.Module):
             self.register_buffer("temperature", torch.tensor(max(dim / 16, 1.0)))
 
     @torch.no_grad()
-    def posterior(self, features: Tensor, allowed: Tensor, background_odds: float = 1.0) -> Tensor:
+    def posterior(self, features: Tensor, allowed: Tensor) -> Tensor:
         """Class posterior of every cell under f1's mixture, among the classes its image may hold.
 
         Args:
             features: (N, D, H, W) hierarchical feature.
             allowed: (N, C) bool.
-            background_odds: Prior odds of the background against each other class.
 
         Returns:
             (N, C, H, W) float32, zero outside `allowed`, summing to one over it.
@@ -105,9 +104,6 @@ class Brnf(nn.Module):
         log_prob, _ = self.f1(self.standardiser(cells(features)))
         allowed_PC = allowed.repeat_interleave(height * width, dim=0)
         result = posterior(log_prob, allowed_PC, self.temperature)
-        if background_odds != 1:
-            result[:, 0] *= background_odds
-            result = result / result.sum(dim=1, keepdim=True)
         return result.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 

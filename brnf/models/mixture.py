@@ -29,6 +29,14 @@ def posterior(class_log_prob: Tensor, allowed: Tensor, temperature: float | Tens
     return log_prob_PC.masked_fill(~allowed, torch.finfo(log_prob_PC.dtype).min).softmax(dim=1) * allowed
 
 
+def weigh_background(posterior: Tensor, odds: float) -> Tensor:
+    """The posterior (N,C,...) under other prior odds of the background, class 0, against each other class."""
+    if odds == 1:
+        return posterior
+    weighed = torch.cat([odds * posterior[:, :1], posterior[:, 1:]], dim=1)
+    return weighed / weighed.sum(dim=1, keepdim=True)
+
+
 def log_prob_of(class_log_prob: Tensor, classes: Tensor) -> Tensor:
     """The entries (P,) of class_log_prob (P,C) that belong to classes (P,)."""
     return class_log_prob.gather(1, classes[:, None])[:, 0]

@@ -19,8 +19,8 @@ def confusions(rng: np.random.Generator, count: int, right: float) -> np.ndarray
     return np.stack([[rng.multinomial(rng.integers(0, 400), row) for row in chances] for _ in range(count)])
 
 
-def counted(stack: np.ndarray) -> np.ndarray:
-    return np.stack([outcomes(confusion) for confusion in stack])
+def counted(*runs: np.ndarray) -> np.ndarray:
+    return np.stack([[outcomes(confusion) for confusion in stack] for stack in runs])
 
 
 def interval(found: dict[str, float | None]) -> tuple[float, float]:
@@ -58,6 +58,17 @@ def test_interval__is_narrow_where_the_same_images_are_hard_for_both() -> None:
     unpaired = paired_differences(counted(first), counted(second[rng.permutation(40)]), AVERAGED)["miou"]
     assert min(interval(paired)) > 0 and paired["difference"] == pytest.approx(unpaired["difference"])
     assert np.ptp(interval(paired)) < 0.2 * np.ptp(interval(unpaired))
+
+
+def test_several_runs__are_averaged_and_need_not_be_as_many() -> None:
+    rng = np.random.default_rng(3)
+    runs = [confusions(rng, 40, right) for right in (0.9, 0.7, 0.5)]
+    single = [paired_differences(counted(run), counted(runs[2]), AVERAGED)["miou"]["difference"] for run in runs]
+    both = paired_differences(counted(*runs[:2]), counted(runs[2]), AVERAGED)["miou"]
+    assert single[2] == 0 and both["difference"] == pytest.approx(np.mean([value or 0 for value in single[:2]]))
+    alone = paired_differences(counted(runs[0]), counted(runs[2]), AVERAGED)["miou"]
+    low, high = interval(both)
+    assert low < (both["difference"] or 0) < high < (alone["difference"] or 0)
 
 
 def test_the_same_labels__do_not_differ() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brnf.config import CamConfig, ReadOutConfig
-from brnf.inference.multiscale import Scores, certainty, label_map, read_out, scaled_size
+from brnf.inference.multiscale import Scores, certainty, label_map, read_out, read_outs, scaled_size
 from brnf.models.cam import CamOutput
 
 STRIDE = 16
@@ -37,7 +37,7 @@ class Reader(nn.Module):
         features = torch.cat([cam, 1 - cam], dim=1)
         return CamOutput(features, features, cam, cam.mean((2, 3)))
 
-    def posterior(self, features: Tensor, allowed: Tensor, background_odds: float = 1.0) -> Tensor:
+    def posterior(self, features: Tensor, allowed: Tensor) -> Tensor:
         logits = torch.cat([torch.zeros_like(features[:, :1]), features[:, :3]], dim=1)
         return logits.masked_fill(~allowed[:, :, None, None], -torch.inf).softmax(dim=1)
 
@@ -99,6 +99,23 @@ def test_fusion_is_the_weighted_mean_of_its_parts(noise: np.ndarray) -> None:
     parts = sum(weight * read(noise, maps=maps).maps for maps, weight in weights.items())
     fused = read(noise, maps="fusion", fusion=tuple(weights.values())).maps
     torch.testing.assert_close(fused, parts / 2)
+
+
+def test_several_ways_at_once__are_what_each_is_alone_from_one_pass_a_scale(noise: np.ndarray) -> None:
+    ways = [
+        ReadOutConfig(maps="prototype", background_factor=0.6),
+        ReadOutConfig(maps="fusion", fusion=(1.0, 0.0, 0.5), posterior_background=0.02),
+        ReadOutConfig(maps="posterior", posterior_background=4.0),
+        ReadOutConfig(maps="classifier"),
+    ]
+    model = Reader(texture=True)
+    together = list(read_outs(cast(Any, model), noise, (1, 3), ways, stride=STRIDE))
+    assert len(model.sizes) == len(ways[0].scales)
+    alone = [read_out(cast(Any, Reader(texture=True)), noise, (1, 3), way, stride=STRIDE) for way in ways]
+    for found, expected in zip(together, alone, strict=True):
+        assert found.keys == expected.keys
+        torch.testing.assert_close(found.maps, expected.maps, rtol=0, atol=0)
+    assert not torch.equal(together[0].maps, together[1].maps)
 
 
 def test_background_factor_tightens_maps_and_none_keeps_the_one_trained_with() -> None:

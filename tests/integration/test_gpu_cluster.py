@@ -105,7 +105,7 @@ def simulate(folder: Path) -> None:
             prepare.prepare(config.data, root=tree, split="train", out=shards)
             train.train(config, method="sipe", shards=shards, out=base)
             writer = RecordingWriter(str(folder / "labels"))
-            units.read_units(label.open_job(config.label, config.compute, writer, run=base, shards=shards), "label")
+            units.read_units(label.open_job((config.label,), config.compute, writer, run=base, shards=shards), "label")
     finally:
         cluster.shutdown()
 

@@ -41,11 +41,11 @@ label(ReadOutConfig(scales=(1.0, 0.5)), ComputeConfig(device="cpu", label_actors
 
 @dataclass(frozen=True)
 class Photographs:
-    """A source of noise, 1 to 3 tags an image; one file was truncated after it had been prepared."""
+    """Noise with masks of blocks, 1 to 3 tags an image; one file was truncated after it had been prepared."""
 
     kind = "voc"
     class_names = CLASSES
-    masks = None
+    masks = "drawn"
 
     def list_entries(self) -> tuple[list[Entry], list[Refusal]]:
         return [Entry(f"img-{number:03d}", "") for number in range(NUM_IMAGES)], []
@@ -57,7 +57,10 @@ class Photographs:
         encoded = cv2.imencode(".jpg", image)[1].tobytes()
         labels = tuple(sorted(int(c) for c in rng.choice([1, 2, 3], rng.integers(1, 4), replace=False)))
         content = encoded[:-40] if entry.id == BROKEN else encoded
-        return Record(entry.id, content, labels, None, None, 1, width, height), "xml"
+        blocks = rng.choice([0, 255, *labels], (3, 4)).astype(np.uint8)
+        mask = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
+        encoded_mask = cv2.imencode(".png", mask)[1].tobytes()
+        return Record(entry.id, content, labels, encoded_mask, None, 1, width, height), "xml"
 
     def fingerprint(self) -> str:
         return ""
@@ -152,6 +155,27 @@ def test_label__refined_follows_the_image_and_the_protocol_says_so(
     pairs = [[decode_mask((where / "masks" / name).read_bytes()) for where in (labels, tmp_path)] for name in names]
     changed = [(before != after).mean() for before, after in pairs]
     assert 0 < np.mean(changed) < 0.5
+
+
+def test_score__counts_in_every_way_what_evaluating_such_labels_does(
+    run: str, shards: Shards, labels: Path, tmp_path: Path, ray_session: None
+) -> None:
+    from brnf.data.counts import Counts
+    from brnf.distributed.label import label
+    from brnf.distributed.score import score
+    from brnf.evaluation.ablation import scores
+    from brnf.evaluation.evaluate import evaluate
+
+    ways = [READ_OUT, replace(READ_OUT, maps="classifier", refine="guided")]
+    manifest = score(ways, COMPUTE, run=run, shards=shards.path, out=str(tmp_path / "scores"))
+    assert [row["id"] for row in manifest["quarantine"]] == [BROKEN]
+    assert [protocol["refinement"] for protocol in manifest["protocols"]] == ["none", "guided"]
+    counts = Counts.open(str(tmp_path / "scores"))
+    label(ways[1], COMPUTE, run=run, shards=shards.path, out=str(tmp_path / "labels"))
+    for way, directory in enumerate((labels, tmp_path / "labels")):
+        expected, found = evaluate(str(directory), shards.path), scores(counts, way, None)
+        assert found == pytest.approx({name: expected[name] for name in found})
+        assert found["images"] == NUM_IMAGES - 1
 
 
 def stamps(masks: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ import torch
 
 from brnf.config import parse
 from brnf.models.brnf import Brnf
+from brnf.models.mixture import weigh_background
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def model() -> Brnf:
 def test_posterior__prior_odds_of_the_background_multiply_its_odds_against_every_class(model: Brnf) -> None:
     features = torch.randn(2, 16, 3, 3)
     allowed = torch.tensor([[True, True, False, True], [True, False, True, False]])
-    uniform, favoured = (model.posterior(features, allowed, odds) for odds in (1.0, 3.0))
+    uniform, favoured = (weigh_background(model.posterior(features, allowed), odds) for odds in (1.0, 3.0))
     for found in (uniform, favoured):
         torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 3, 3))
         assert (found.masked_select(~allowed[:, :, None, None]) == 0).all()

@@ -1,0 +1,114 @@
+"""What an ablation compares: arms, each of which has one part of the method more, and the ways that runs are read.
+
+Every arm shares shards, base and seeds, trains as many steps, and may be read in the same ways, of which one is chosen
+for each arm by the same rule on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from brnf.config import ReadOutConfig, RunConfig, overlay
+
+BASE, GUIDANCE, FULL = "base", "guidance", "full"
+NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
+NO_DENOISE = {"brnf.denoise.enabled": False}
+NO_CONTRAST = {"brnf.contrast.weight": 0.0}
+
+FACTORS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""Background factors that prototype CAMs are read with."""
+ODDS = (1.0, 0.1, 0.02, 0.005, 0.001)
+"""Prior odds of the background that posteriors are read with; the inner ones where they are fused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One line of the table."""
+
+    name: str
+    what: str
+    """What it adds, for people."""
+    turns_off: dict[str, Any] | None = None
+    """Fields laid over the recipe; None for the base, which is trained already."""
+    against: str | None = None
+    """The arm that it is compared with, to tell the effect of what it adds."""
+    every_seed: bool = False
+    """Whether it is run with every random seed, or with the first only."""
+
+
+ARMS: tuple[Arm, ...] = (
+    Arm(name=BASE, what="the base", every_seed=True),
+    Arm(
+        name="longer", what="its own losses, for as many steps more", against=BASE,
+        turns_off={"brnf.guidance_weight": 0.0, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+    ),
+    Arm(
+        name=GUIDANCE, what="E1: guided by the base seeds", against=BASE, every_seed=True,
+        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+    ),
+    Arm(
+        name="calibration", what="E2: + calibration by f1's posterior", against=GUIDANCE,
+        turns_off={**NO_DENOISE, **NO_CONTRAST},
+    ),
+    Arm(
+        name="likelihood", what="E3: + BSDNF by likelihood", against="calibration",
+        turns_off={"brnf.denoise.score": "likelihood", **NO_CONTRAST},
+    ),
+    Arm(
+        name="ratio", what="E3: + BSDNF by ratio", against="calibration",
+        turns_off={"brnf.denoise.score": "ratio", **NO_CONTRAST},
+    ),
+    Arm(
+        name="contrast", what="E4: + contrast, without sampled features", against="calibration",
+        turns_off={"brnf.contrast.sampled_size": 0},
+    ),
+    Arm(name=FULL, what="E5: + sampled features, the full method", against="contrast", turns_off={}, every_seed=True),
+)  # fmt: skip
+
+
+def chosen_arms(names: Sequence[str]) -> list[Arm]:
+    """Arms by name in the order of ARMS; all if no name is given. The base is always among them.
+
+    Raises:
+        ValueError: If a name is no arm.
+    """
+    known = [arm.name for arm in ARMS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"--arms names {', '.join(unknown)}; the arms are {', '.join(known)}")
+    return [arm for arm in ARMS if not names or arm.name in names or arm.name == BASE]
+
+
+def arm_config(config: RunConfig, arm: Arm) -> RunConfig:
+    """The recipe with the arm's parts turned off."""
+    return overlay(config, arm.turns_off or {})
+
+
+def ways(read_out: ReadOutConfig) -> dict[str, list[ReadOutConfig]]:
+    """Ways of reading a run at a recipe's scales, by family: those of PLAIN, then those that take a flow."""
+    plain = replace(read_out, refine="none")
+    fused = replace(plain, maps="fusion", fusion=(1.0, 0.0, 0.5))
+    return {
+        "prototype": [replace(plain, maps="prototype", background_factor=factor) for factor in FACTORS],
+        "prototype and classifier": [
+            replace(plain, maps="fusion", fusion=(1.0, 0.3, 0.0), background_factor=factor) for factor in FACTORS
+        ],
+        "posterior": [replace(plain, maps="posterior", posterior_background=odds) for odds in ODDS],
+        "prototype and posterior": [
+            replace(fused, background_factor=factor, posterior_background=odds)
+            for factor in FACTORS
+            for odds in ODDS[1:-1]
+        ],
+    }
+
+
+PLAIN = ("prototype", "prototype and classifier")
+"""Families that any run can be read in, the base too."""
+
+
+def indices(read_out: ReadOutConfig, families: Sequence[str]) -> list[int]:
+    """Places of the ways of some families among all ways, in order."""
+    names = [family for family, members in ways(read_out).items() for _ in members]
+    return [index for index, family in enumerate(names) if family in families]

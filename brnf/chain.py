@@ -1,0 +1,321 @@
+"""The stages, and a chain of them: what each reads, what its output depends on, what is up to date and what is not.
+
+Every stage is built by one function, which the single commands call too, so that `brnf label --run OUT/brnf`
+and the pipeline agree on what is up to date. Ray starts when the first stage needs it, and not at all if
+nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+from brnf.config import ReadOutConfig, RunConfig, as_dict, parse
+from brnf.data import storage
+from brnf.data.schema import CONFIG
+from brnf.stage import (
+    Outcome,
+    PipelineStage,
+    Stage,
+    StageName,
+    manifest_hash,
+    run_stage,
+)
+from brnf.tune_space import TuneSpace
+
+STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
+VERSIONS: dict[StageName, int] = {
+    "prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
+}  # fmt: skip
+"""Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
+
+def say(message: str) -> None:
+    """Print progress; stdout belongs to results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def progress(stage: StageName, where: str) -> Callable[[str], None]:
+    """A function that says how a stage stands: its place in the chain, its directory, how long it took."""
+    place = f"[{STAGES.index(stage) + 1}/{len(STAGES)}] " if stage in STAGES else ""
+    started = time.monotonic()
+
+    def note(state: str) -> None:
+        after = f" after {time.monotonic() - started:.0f} s" if state == "done" else ""
+        say(f"{place}{stage}: {state}{after} ({where})")
+
+    return note
+
+
+# ------------------------------------------------------------------------------------------------ one function a stage
+
+
+def prepare_stage(config: RunConfig, *, root: str, split: str, out: str) -> Stage:
+    """A data set's split -> shards.
+
+    Args:
+        config: `config.data` matters.
+        root: The VOC2012 or COCO tree, or the folder of images.
+        split: Name of the split; a folder of images is one split, under any name.
+        out: Directory of the shards.
+
+    Raises:
+        ValueError: If the source is not there.
+    """
+    from brnf.data.sources import inputs_fingerprint
+
+    data = dataclasses.replace(
+        config.data,
+        tags=config.data.tags and storage.absolute(config.data.tags),
+        classes=config.data.classes and storage.absolute(config.data.classes),
+    )
+    root, out = storage.absolute(root), storage.absolute(out)
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.prepare import prepare
+
+        return prepare(data, root=root, split=split, out=out)
+
+    return Stage(
+        name="prepare",
+        version=VERSIONS["prepare"],
+        out=out,
+        matters={"kind": data.kind, "split": split, "unit_rows": data.unit_rows, "part_rows": data.part_rows},
+        config=dataclasses.replace(config, data=data),
+        inputs={"source": inputs_fingerprint(data, root=root, split=split)},
+        work=work,
+    )
+
+
+def train_stage(
+    config: RunConfig,
+    *,
+    method: Literal["sipe", "brnf"],
+    shards: str,
+    out: str,
+    seeds: str | None = None,
+    base: str | None = None,
+) -> Stage:
+    """Shards (and seeds) -> a trained run: the base network with method sipe, else BRNF.
+
+    Raises:
+        ValueError: If an input is not a finished stage's, or method brnf lacks its seeds.
+    """
+    if method == "brnf" and seeds is None:
+        raise ValueError("--method brnf needs --seeds DIR: make them with `brnf seeds --run BASE --shards ...`")
+    if method == "sipe" and (seeds or base):
+        raise ValueError("--method sipe is the base itself and takes neither --seeds nor --base: leave them out")
+    name: StageName = "base" if method == "sipe" else "brnf"
+    given = {"shards": shards, "seeds": seeds, "base": base}
+    paths = {role: storage.absolute(path) for role, path in given.items() if path}
+    out = storage.absolute(out)
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.train import train
+
+        return train(
+            config, method=method, shards=paths["shards"], seeds=paths.get("seeds"), base=paths.get("base"), out=out
+        )
+
+    values = as_dict(config)
+    return Stage(
+        name=name,
+        version=VERSIONS[name],
+        out=out,
+        matters={
+            **{part: values[part] for part in ("random_seed", "backbone", "cam", "augment", name)},
+            "precision": config.compute.precision,  # the one field of compute that shows in results
+        },
+        config=config,
+        inputs={role: manifest_hash(path) for role, path in paths.items()},
+        work=work,
+    )
+
+
+def seeds_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
+    """A trained base and shards -> base seeds, read out as `config.seeds` says."""
+    run, shards, out = map(storage.absolute, (run, shards, out))
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.label import make_seeds
+
+        return make_seeds(config.seeds, config.compute, run=run, shards=shards, out=out)
+
+    return _read_out_stage("seeds", config, config.seeds, run=run, shards=shards, out=out, work=work)
+
+
+def label_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
+    """A trained run and shards -> labels, read out as `config.label` says."""
+    run, shards, out = map(storage.absolute, (run, shards, out))
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.label import label
+
+        return label(config.label, config.compute, run=run, shards=shards, out=out)
+
+    return _read_out_stage("label", config, config.label, run=run, shards=shards, out=out, work=work)
+
+
+def score_stage(config: RunConfig, ways: Sequence[ReadOutConfig], *, run: str, shards: str, out: str) -> Stage:
+    """A trained run and shards with masks -> what every image scores in each way of reading the run."""
+    run, shards, out = map(storage.absolute, (run, shards, out))
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.score import score
+
+        return score(ways, config.compute, run=run, shards=shards, out=out)
+
+    return Stage(
+        name="score",
+        version=VERSIONS["score"],
+        out=out,
+        matters={"read_outs": [dataclasses.asdict(way) for way in ways], "precision": config.compute.precision},
+        config=config,
+        inputs={"run": manifest_hash(run), "shards": manifest_hash(shards)},
+        work=work,
+    )
+
+
+def _read_out_stage(
+    name: StageName,
+    config: RunConfig,
+    read_out: ReadOutConfig,
+    *,
+    run: str,
+    shards: str,
+    out: str,
+    work: Callable[[], dict[str, Any]],
+) -> Stage:
+    return Stage(
+        name=name,
+        version=VERSIONS[name],
+        out=out,
+        matters={"read_out": dataclasses.asdict(read_out), "precision": config.compute.precision},
+        config=config,
+        inputs={"run": manifest_hash(run), "shards": manifest_hash(shards)},
+        work=work,
+    )
+
+
+def tune_stage(
+    config: RunConfig, space: TuneSpace, *, shards: str, seeds: str, base: str, scored: str, out: str
+) -> Stage:
+    """Shards, base seeds and a space -> trials with their scores.
+
+    Raises:
+        ValueError: If the space does not fit the configuration; names the field.
+    """
+    samples, inputs = space.samples(config), {"shards": shards, "seeds": seeds, "base": base, "scored": scored}
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.tune import Sweep, search
+
+        return search(Sweep(config=config, space=space, samples=samples, out=out, **inputs))
+
+    values = as_dict(config)
+    trained_by = {part: values[part] for part in ("random_seed", "backbone", "cam", "augment", "brnf", "label")}
+    return Stage(
+        name="tune",
+        version=VERSIONS["tune"],
+        out=out,
+        matters={**trained_by, "score_classes": values["data"]["score_classes"], "space": dataclasses.asdict(space)},
+        config=config,
+        inputs={role: manifest_hash(path) for role, path in inputs.items()},
+        work=work,
+    )
+
+
+def run_config(run: str) -> RunConfig:
+    """The resolved configuration that a stage left in its directory.
+
+    Raises:
+        ValueError: If `run` is not the output of a stage.
+    """
+    path = storage.join(run, CONFIG)
+    if not storage.exists(path):
+        raise ValueError(f"--run {run} holds no {CONFIG}: give the output directory of `brnf train`")
+    return parse(storage.read_json(path)["config"])
+
+
+# -------------------------------------------------------------------------------------------------------- the chain
+
+
+@dataclass(kw_only=True)
+class Chain:
+    """Stages that share a recipe, a directory and, while it is used as a context, a Ray cluster."""
+
+    config: RunConfig
+    root: str
+    """The data set."""
+    out: str
+    """The directory that the stages' directories go to."""
+    address: str | None = None
+    """Ray cluster to use; none starts a local one."""
+    force_from: PipelineStage | None = None
+    """Do this stage and every later one again."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Every stage that is complete, in order."""
+    _session: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _has_session: bool = False
+
+    def __post_init__(self) -> None:
+        self.out = storage.absolute(self.out)
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._has_session = False
+        self._session.__exit__(*error)
+
+    def at(self, *names: str) -> str:
+        """A path in the chain's directory."""
+        return storage.join(self.out, *names)
+
+    def forced(self, stage: StageName) -> bool:
+        """Whether a stage has to be done again although it is up to date."""
+        if self.force_from is None or stage not in STAGES:
+            return False
+        return STAGES.index(stage) >= STAGES.index(self.force_from)
+
+    def _start_ray(self) -> None:
+        """Start or join Ray once; it stays until the last stage that needs it is over."""
+        if self._has_session:
+            return
+        from brnf.distributed.session import session
+
+        self._session.enter_context(session(self.address))
+        self._has_session = True
+
+    def bring(self, stage: Stage) -> Outcome:
+        """Bring one stage up to date and say so."""
+        note = progress(stage.name, stage.out)
+
+        def begin() -> None:
+            note("running")
+            self._start_ray()
+
+        outcome = run_stage(stage, force=self.forced(stage.name), replace=True, begin=begin)
+        note("done" if outcome.ran else "up to date")
+        self.outcomes.append(outcome)
+        return outcome
+
+    def prepare(self, others: Sequence[str]) -> dict[str, str]:
+        """Shards of the split to train on and of others, each once."""
+        splits = dict.fromkeys([self.config.data.train_split, *others])
+        return {
+            split: self.bring(
+                prepare_stage(self.config, root=self.root, split=split, out=self.at("shards", split))
+            ).out
+            for split in splits
+        }
+
+    def base_and_seeds(self, train: str) -> tuple[str, str]:
+        """The base network, and its seeds of the images it was trained on."""
+        base = self.bring(train_stage(self.config, method="sipe", shards=train, out=self.at("base"))).out
+        return base, self.bring(seeds_stage(self.config, run=base, shards=train, out=self.at("seeds"))).out
