@@ -193,12 +193,15 @@ class FlowConfig:
 
     __pydantic_config__ = FORBID_UNKNOWN
 
+    architecture: Literal["realnvp", "glow"] = "realnvp"
+    """realnvp: couplings with a rotation before each, at first the identity (ours). glow: DDFP's blocks of two
+    couplings, with a permutation between blocks, at first random."""
     depth: int = 4
     """Couplings (a GLOW block is two; DDFP: 2 blocks)."""
     width: int = 256
     """Hidden units of the networks in the couplings (DDFP)."""
     clamp: float = 2.0
-    """Bound on the log-scale of one coupling: clamp * tanh(raw / clamp)."""
+    """Bound on the log-scale of one coupling (DDFP)."""
     components: int = 1
     """K: Gaussians a class (DDFP: 1)."""
     mean_scale: float = 1.0
@@ -218,6 +221,8 @@ class FlowConfig:
     confident_share: float = 0.5
     """rho: share of a class's pixels in an image, best first, that carry their label; the rest only know the
     image's tags. (Ours; the split itself is DDFP's.)"""
+    unsure: Literal["tags", "all"] = "tags"
+    """Classes that a pixel without a label of its own is a mixture of: the image's (ours), or all (DDFP)."""
     discriminative_weight: float = 1.0
     """Cross-entropy of the class posterior on confident pixels, in nats (idea: FlowGMM)."""
     balance_classes: bool = True
@@ -226,6 +231,8 @@ class FlowConfig:
     def __post_init__(self) -> None:
         for name in ("depth", "width", "components", "pixels_per_image"):
             require(getattr(self, name) >= 1, f"flow.{name}", getattr(self, name), "give 1 or more")
+        whole = self.architecture == "realnvp" or self.depth % 2 == 0
+        require(whole, "flow.depth", self.depth, "give an even number: a GLOW block is two couplings")
         for name in ("clamp", "mean_scale", "lr", "lr_final", "clip_norm"):
             require(getattr(self, name) > 0, f"flow.{name}", getattr(self, name), "give a positive number")
         require(self.noise >= 0, "flow.noise", self.noise, "give 0 or more")
@@ -240,8 +247,11 @@ class CalibrationConfig:
 
     weight: float = 0.1
     """w_cal, on the mean over channels of tagged classes (ours)."""
+    temperature: float | None = None
+    """What log-likelihoods are divided by in the posterior, until it is fitted; none means D/16 (ours). At 1 maps are
+    nearly binary, as the paper's figure draws them."""
     fit_temperature: bool = True
-    """Fit the posterior's temperature on held-out confident pixels; else it stays at D/16 (ours)."""
+    """Fit the posterior's temperature on held-out confident pixels; else it stays as it is (ours)."""
     held_out_share: float = 0.2
     """Share of confident pixels kept from training f1, to fit the temperature on (ours)."""
     refit_every: int = 50
@@ -249,6 +259,11 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, "brnf.calibration.weight", self.weight, "give 0 or more")
+        temperature = self.temperature
+        require(
+            temperature is None or temperature > 0,
+            "brnf.calibration.temperature", temperature, "give a positive number, or none",
+        )
         require(0 < self.held_out_share < 1, "brnf.calibration.held_out_share", self.held_out_share, "give 0 to 1")
         require(self.refit_every >= 1, "brnf.calibration.refit_every", self.refit_every, "give 1 or more")
 
@@ -306,6 +321,8 @@ class ContrastConfig:
     """lambda_aug: weight of the sampled among the positives (ours)."""
     sampling_std: float = 0.5
     """s: standard deviation of the draws around a component's mean (ours)."""
+    select: Literal["density", "random"] = "density"
+    """Of four times as many draws, keep the likeliest of their class (low bias, ours); or draw and keep all."""
     refresh_every: int = 50
     """Steps between redraws of the sampled features (ours)."""
     min_pixels: int = 200

@@ -54,15 +54,14 @@ def flow_nll(class_log_prob: Tensor, log_det: Tensor, labels: Tensor, allowed: T
         class_log_prob: log p(z|c) (P,C).
         log_det: log |det dz/du| (P,).
         labels: Class (P,), or -1 where only the image's labels are known.
-        allowed: Image labels and background (P,C), bool.
+        allowed: Classes (P,C), bool, that a pixel without a label is an equal mixture of.
         weights: Weight of each pixel (P,).
 
     Returns:
         Sum of weight * nll, sum of weights.
 
     Source:
-        DDFP, https://github.com/Gavinwxy/DDFP.
-        Departs from it: unlabelled pixels mix the image's own classes, equally likely, instead of all.
+        DDFP, https://github.com/Gavinwxy/DDFP, where all classes are allowed.
     """
     known_P = log_prob_of(class_log_prob, labels.clamp(min=0))
     lowest = torch.finfo(class_log_prob.dtype).min  # not -inf: rows without NaN in the backward pass

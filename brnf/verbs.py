@@ -18,6 +18,7 @@ from brnf.config import ComputeConfig, DataConfig, ReadOutConfig, RunConfig, loa
 from brnf.data import storage
 from brnf.data.schema import MANIFEST
 from brnf.pipeline import Pipeline
+from brnf.presets import Preset, preset_fields
 from brnf.stage import Outcome, PipelineStage, Stage, run_stage
 from brnf.tables import ablation_table, class_table, comparison, gain_table, trial_table
 from brnf.tune_space import load_space
@@ -200,14 +201,29 @@ class PrepareFolder(PrepareVerb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(StageVerb):
+class RecipeVerb(Verb):
+    """What every command that follows a recipe takes."""
+
+    config: str
+    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
+    preset: Preset = "recommended"
+    """literal lays the method as the paper's figure draws it over the recipe; recommended leaves it as it is."""
+    settings: Recipe = field(default_factory=RunConfig)
+
+    @classmethod
+    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
+        if "config" not in flags:
+            return {}
+        return {"settings": load_recipe(flags["config"], preset_fields(flags.get("preset", "recommended")))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(RecipeVerb, StageVerb):
     """Train the base network (--method sipe) or BRNF (--method brnf) on Ray Train.
 
     The same command goes on after an interruption, from the last checkpoint.
     """
 
-    config: str
-    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     method: Literal["sipe", "brnf"]
     """sipe is the base that gives the seeds; brnf is guided by them."""
     shards: str
@@ -218,11 +234,6 @@ class Train(StageVerb):
     """Base seeds of these shards; brnf needs them."""
     base: str | None = None
     """The base run; needed where brnf.init is base."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return recipe_default(flags)
 
     def run(self) -> Result:
         stage = train_stage(
@@ -314,14 +325,12 @@ class Evaluate(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPipeline(Verb):
+class RunPipeline(RecipeVerb):
     """All stages in one: data set -> shards, base, seeds, brnf, labels, metrics.json, report.html.
 
     What is up to date is left alone. Stop it and start it at any point.
     """
 
-    config: str
-    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     root: str
     """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
     out: str
@@ -330,12 +339,6 @@ class RunPipeline(Verb):
     """Do this stage and every later one again."""
     address: str | None = None
     """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return recipe_default(flags)
-
     def run(self) -> Result:
         pipeline = Pipeline(
             config=self.settings, root=self.root, out=self.out, address=self.address, force_from=self.force_from
@@ -344,7 +347,7 @@ class RunPipeline(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(Verb):
+class Tune(RecipeVerb):
     """Search BRNF's fields with Ray Tune; the best configuration becomes a recipe, OUT/best.yaml.
 
     Trials share shards, base and seeds, which OUT gets as from `brnf pipeline`; so does a pipeline run from best.yaml
@@ -357,20 +360,12 @@ class Tune(Verb):
     """Stands in for the file's budget.trials."""
     epochs: int | None = None
     """Stands in for the file's budget.epochs."""
-    config: str
-    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     root: str
     """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
     out: str
     """Directory of everything the sweep writes."""
     address: str | None = None
     """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return recipe_default(flags)
-
     def run(self) -> Result:
         space = load_space(self.space).with_budget(trials=self.trials, epochs=self.epochs)
         pipeline = Pipeline(config=self.settings, root=self.root, out=self.out, address=self.address)
@@ -381,7 +376,7 @@ class Tune(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate(Verb):
+class Ablate(RecipeVerb):
     """What each part of the method adds: base, guidance, calibration, BSDNF, contrast, sampled features.
 
     All arms share shards, base and seeds and train as many steps. Each is read in the same ways, the best by mIoU on
@@ -395,20 +390,12 @@ class Ablate(Verb):
     """The first is run with every arm, others with base, guidance and full; none means the recipe's."""
     choose_split: str = "train"
     """Split whose masks choose how each run is read. Not the one that is reported on."""
-    config: str
-    """A recipe: the name of one in brnf/recipes (demo, voc_resnet50, ...) or a YAML file."""
     root: str
     """The data set: a VOC2012 directory or COCO tree; for data.kind folder the folder of images."""
     out: str
     """Directory of everything the ablation writes."""
     address: str | None = None
     """Ray cluster to join, such as "auto" or ray://HOST:10001; none starts a local one."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return recipe_default(flags)
-
     def run(self) -> Result:
         ablation = Ablation(
             config=self.settings,
@@ -444,11 +431,6 @@ class Demo(Verb):
         root, out = storage.join(self.out, "sample"), storage.join(self.out, "run")
         render(Sample(out=root, bias=self.bias, random_seed=self.settings.random_seed))
         return pipeline_result(Pipeline(config=self.settings, root=root, out=out, address=self.address))
-
-
-def recipe_default(flags: dict[str, str]) -> dict[str, Any]:
-    """The recipe named by --config as default of all dotted flags."""
-    return {"settings": load_recipe(flags["config"])} if "config" in flags else {}
 
 
 def own_config(flags: dict[str, str]) -> RunConfig | None:

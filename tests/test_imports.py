@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "brnf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
+CHAINS = {"ablation", "pipeline", "chain"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"verbs", "stage", "data"},
-    "verbs": {"ablation", "arms", "pipeline", "chain", "stage", "tables", "tune_space", "distributed", *BELOW},
+    "verbs": {*CHAINS, "arms", "presets", "stage", "tables", "tune_space", "distributed", *BELOW},
     "tables": set(),
     "ablation": {"arms", "chain", "stage", *BELOW},
     "pipeline": {"chain", "stage", "tune_space", "distributed", *BELOW},
@@ -23,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": {"tune_space", *BELOW},
     "tune_space": {"config"},
     "arms": {"config"},
+    "presets": set(),
     "stage": {"data", "config"},
     "training": {"denoise", "losses", "models", "config"},
     "inference": {"denoise", "losses", "models", "config"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brnf import cli, verbs
-from brnf.config import load_recipe
+from brnf.config import RunConfig, as_dict, load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,6 +32,7 @@ RUN_BY = {
     "evaluate": "tests/evaluation",
     "pipeline": "by hand: hours on real photographs",
     "tune": "tests/integration/test_tune.py",
+    "ablate": "tests/integration/test_ablate.py",
 }
 """What runs the stage behind each verb; that its flags are valid is tested here."""
 
@@ -44,6 +45,19 @@ def test_readme__has_commands_and_every_verb_is_accounted_for() -> None:
 @pytest.mark.parametrize("runner", sorted({path for path in RUN_BY.values() if path.startswith("tests/")}))
 def test_readme__what_is_said_to_run_a_command_exists(runner: str) -> None:
     assert (ROOT / runner).exists()
+
+
+def test_readme__says_where_every_field_of_the_method_comes_from() -> None:
+    table = README.split("| Fields of |")[1].split("\n\n")[0]
+    for section in re.findall(r"`(brnf[.\w]*)`", table):
+        node = as_dict(RunConfig())
+        for name in section.split("."):
+            node = node[name]
+        row = next(line for line in table.splitlines() if f"`{section}`" in line)
+        missing = [name for name, value in node.items() if not isinstance(value, dict) and f"`{name}`" not in row]
+        assert not missing, f"the row of {section} does not name {missing}"
+    sections = {name for name, value in as_dict(RunConfig())["brnf"].items() if isinstance(value, dict)}
+    assert set(re.findall(r"`brnf\.(\w+)`", table)) == sections - {"optim"}
 
 
 JOBS = [command for command in COMMANDS if command.startswith("ray job submit")]

@@ -82,7 +82,8 @@ class Brnf(nn.Module):
         if method == "brnf":
             self.f1 = FlowMixture(dim, num_classes, config.brnf.f1, config.random_seed + 1)
             self.standardiser = Standardiser(dim)
-            self.register_buffer("temperature", torch.tensor(max(dim / 16, 1.0)))
+            given = config.brnf.calibration.temperature
+            self.register_buffer("temperature", torch.tensor(max(dim / 16, 1.0) if given is None else given))
 
     @torch.no_grad()
     def posterior(self, features: Tensor, allowed: Tensor) -> Tensor:

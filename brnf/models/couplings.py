@@ -4,39 +4,49 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+GLOW_INIT_STD = 0.05
+"""DDFP: near the identity, but not at it."""
 
 
 class AffineCoupling(nn.Module):
     """Scales and shifts one half of the features by amounts read off the other half.
 
-    The last layer starts at zero, so that a new coupling is the identity.
-
     Args:
         dim: Features D, 2 or more.
         width: Hidden units of the steering network.
-        clamp: Bound on the log-scale: clamp * tanh(raw / clamp).
+        clamp: Bound on the log-scale.
         flip: Moves the first half instead of the second.
+        glow: As in DDFP: log-scale clamp * 2/pi * atan(raw), all parameters drawn with deviation 0.05. Otherwise
+            clamp * tanh(raw / clamp), and a last layer that starts at zero: a new coupling is the identity.
 
     Source:
         Dinh et al. 2016 (RealNVP), section 3.2. https://arxiv.org/abs/1605.08803
-        Departs from it: the log-scale is bounded softly.
+        Departs from it: the log-scale is bounded softly. Half a block of glow: https://github.com/Gavinwxy/DDFP.
     """
 
-    def __init__(self, dim: int, width: int, clamp: float, flip: bool) -> None:
+    def __init__(self, dim: int, width: int, clamp: float, flip: bool, glow: bool = False) -> None:
         super().__init__()
         assert dim >= 2, f"a coupling splits its features in two, got {dim}"
         self.clamp = clamp
+        self.glow = glow
         self.flip = flip
         self.halves = (dim // 2, dim - dim // 2)
         moved, steering = self.halves if flip else self.halves[::-1]
         last = nn.Linear(width, 2 * moved)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
         self.network = nn.Sequential(
             nn.Linear(steering, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last
         )
+        if glow:
+            for parameter in self.parameters():
+                nn.init.normal_(parameter, std=GLOW_INIT_STD)
+        else:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (P,D) to y (P,D); also log |det dy/dx| (P,), in nats."""
@@ -52,6 +62,8 @@ class AffineCoupling(nn.Module):
 
     def scale_and_shift(self, steering_PA: Tensor) -> tuple[Tensor, Tensor]:
         raw_PB, shift_PB = self.network(steering_PA).chunk(2, dim=1)
+        if self.glow:
+            return self.clamp * (2 / math.pi) * torch.atan(raw_PB), shift_PB
         return self.clamp * torch.tanh(raw_PB / self.clamp), shift_PB
 
     def split(self, x_PD: Tensor) -> tuple[Tensor, Tensor]:

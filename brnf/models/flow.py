@@ -1,4 +1,4 @@
-"""A normalizing flow: affine couplings with a fixed rotation before each, always in full precision."""
+"""A normalizing flow: affine couplings with fixed mixing of features before each, always in full precision."""
 
 # P vectors, D features, L couplings
 
@@ -31,20 +31,26 @@ class Flow(nn.Module):
         width: Hidden units of the couplings' networks.
         clamp: Bound on the log-scale of a coupling.
         generator_seed: Random seed of the rotations and of the initial parameters.
+        glow: Blocks of two couplings, the first half moved first, with a permutation between blocks.
 
     Source:
         Dinh et al. 2016 (RealNVP). https://arxiv.org/abs/1605.08803
         Departs from it: fixed random rotations in place of permutations, no batch norm.
+        With glow: https://github.com/Gavinwxy/DDFP, whose blocks are FrEIA's GLOWCouplingBlock.
     """
 
     rotations: Tensor
 
-    def __init__(self, dim: int, depth: int, width: int, clamp: float, generator_seed: int) -> None:
+    def __init__(
+        self, dim: int, depth: int, width: int, clamp: float, generator_seed: int, glow: bool = False
+    ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator_seed)
-            rotations = [random_rotation(dim) for _ in range(depth)]
-            couplings = nn.ModuleList(AffineCoupling(dim, width, clamp, flip=index % 2 == 1) for index in range(depth))
+            rotations = [block_permutation(dim, index) if glow else random_rotation(dim) for index in range(depth)]
+            couplings = nn.ModuleList(
+                AffineCoupling(dim, width, clamp, flip=(index % 2 == 0) == glow, glow=glow) for index in range(depth)
+            )
         self.couplings = cast(Sequence[AffineCoupling], couplings)
         self.register_buffer("rotations", torch.stack(rotations).to(torch.get_default_dtype()))
 
@@ -65,6 +71,12 @@ class Flow(nn.Module):
             for coupling, rotation in zip(reversed(self.couplings), self.rotations.flip(0), strict=True):
                 x = coupling.inverse(x) @ rotation.T
             return x
+
+
+def block_permutation(dim: int, index: int) -> Tensor:
+    """The matrix (D,D) before coupling `index`: a random permutation where a block after the first begins."""
+    identity = torch.eye(dim, dtype=torch.float64)
+    return identity[torch.randperm(dim)] if index % 2 == 0 and index > 0 else identity
 
 
 def random_rotation(dim: int) -> Tensor:

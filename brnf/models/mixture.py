@@ -109,7 +109,9 @@ class FlowMixture(nn.Module):
         generator = torch.Generator().manual_seed(generator_seed)
         # Seeds of their own: with one seed for both, rotations and means would be the same draws.
         flow_seed, mixture_seed = torch.randint(2**62, (2,), generator=generator).tolist()
-        self.flow = Flow(dim, config.depth, config.width, config.clamp, flow_seed)
+        self.flow = Flow(
+            dim, config.depth, config.width, config.clamp, flow_seed, glow=config.architecture == "glow"
+        )
         self.mixture = ClassMixture(
             num_classes, config.components, dim, config.mean_scale, config.trainable_means, mixture_seed
         )

@@ -21,6 +21,8 @@ from brnf.training.collectives import from_first_rank, gather_rows
 from brnf.training.state import BrnfState
 
 MIN_REGION_CELLS = 8
+DRAWS_A_SLOT = 4
+"""Features drawn for each one that is kept for its density."""
 
 
 class Contrast:
@@ -62,20 +64,26 @@ class Contrast:
         features = torch.zeros_like(model.sampled_bank.features)
         filled = torch.zeros_like(model.sampled_bank.filled)
         device = features.device
+        draws = options.sampled_size * (DRAWS_A_SLOT if options.select == "density" else 1)
         for index in torch.nonzero(model.seen_pixels >= options.min_pixels)[:, 0].tolist():
             # keyed by class and step, so that a resumed run draws the same
             generator = torch.Generator(device).manual_seed((self.random_seed * 1_000_003 + step) * 1009 + index)
-            classes = torch.full((4 * options.sampled_size,), index, device=device)
-            latent = model.f1.mixture.sample(classes, options.sampling_std, generator)
+            latent = model.f1.mixture.sample(
+                torch.full((draws,), index, device=device), options.sampling_std, generator
+            )
             standardised = model.f1.flow.inverse(latent)
-            log_prob, log_det = model.f1(standardised)
-            likely = torch.where(log_prob.argmax(1) == index, log_prob[:, index] + log_det, -torch.inf)
-            likely = torch.where(standardised.isfinite().all(1), likely, -torch.inf)
-            best = likely.topk(options.sampled_size)
+            usable = self._likelihood(standardised, index) if options.select == "density" else latent.new_zeros(draws)
+            best = torch.where(standardised.isfinite().all(1), usable, -torch.inf).topk(options.sampled_size)
             count = int(best.values.isfinite().sum())
             chosen = F.normalize(model.standardiser.inverse(standardised[best.indices[:count]]), dim=-1)
             features[index, :count], filled[index] = chosen, count
         model.sampled_bank.replace(from_first_rank(features), from_first_rank(filled))
+
+    def _likelihood(self, standardised: Tensor, index: int) -> Tensor:
+        """Log-density of drawn features (P, D) under their class; -inf where another class is likelier."""
+        assert self.model.f1 is not None
+        log_prob, log_det = self.model.f1(standardised)
+        return torch.where(log_prob.argmax(1) == index, log_prob[:, index] + log_det, -torch.inf)
 
     def loss(self, maps: Maps, batch: Batch) -> Ratio | None:
         """InfoNCE of the image prototypes against the banks; None while fewer than two classes are in them."""

@@ -248,8 +248,9 @@ class BrnfStep(BaseStep):
         noisy = pixels.features[kept] + options.noise * pixels.draws.noise[kept]
         log_prob, log_det = self.flows[name](noisy)
         weights = self._pixel_weights(labels[kept], options.balance_classes)
+        candidates = pixels.allowed[kept] if options.unsure == "tags" else torch.ones_like(pixels.allowed[kept])
         ratios = {
-            f"{name}_nll": losses.flow_nll(log_prob, log_det, labels[kept], pixels.allowed[kept], weights),
+            f"{name}_nll": losses.flow_nll(log_prob, log_det, labels[kept], candidates, weights),
             f"{name}_discriminative": losses.discriminative(log_prob, labels[kept], weights),
         }
         terms, means = global_means(ratios)

@@ -56,6 +56,27 @@ def test_coupling__inverse_and_log_det(float64: None, dim: int, flip: bool) -> N
     assert log_det.abs().min() > 1e-3
 
 
+def test_glow__is_the_block_of_ddfp_and_its_log_det_is_that_of_autograd(float64: None) -> None:
+    """One block moves the first half by the second, then the second by the first; the next sees features permuted."""
+    flow = Flow(6, 4, 16, 2.0, 3, glow=True)
+    x = draw(5, 6)
+    expected = x
+    for block in (0, 2):
+        expected = expected[:, flow.rotations[block].argmax(dim=0)]
+        x1, x2 = expected.chunk(2, dim=1)
+        s2, t2 = flow.couplings[block].network(x2).chunk(2, dim=1)
+        y1 = torch.exp(2.0 * 2 / math.pi * torch.atan(s2)) * x1 + t2
+        s1, t1 = flow.couplings[block + 1].network(y1).chunk(2, dim=1)
+        expected = torch.cat([y1, torch.exp(2.0 * 2 / math.pi * torch.atan(s1)) * x2 + t1], dim=1)
+    z, log_det = flow(x)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(flow.inverse(z), x)
+    torch.testing.assert_close(log_det, jacobian_log_det(flow, x))
+    assert flow.rotations[2].sum() == 6 and not torch.equal(flow.rotations[2], torch.eye(6))
+    weights = torch.cat([p.flatten() for p in Flow(64, 4, 64, 2.0, 3, glow=True).parameters()])
+    assert weights.std().item() == pytest.approx(0.05, rel=0.02)
+
+
 def test_coupling__starts_as_identity_and_bounds_its_scale(float64: None) -> None:
     coupling = AffineCoupling(6, 16, 1.5, False)
     x = draw(4, 6)
