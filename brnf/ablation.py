@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from brnf.arms import BASE, FULL, GUIDANCE, PLAIN, Arm, arm_config, indices, ways
-from brnf.chain import Chain, say, score_stage, train_stage
+from brnf.chain import Chain, say, score_stage, train_stage, true_seeds_stage
 from brnf.config import RunConfig, require
 from brnf.data import storage
-from brnf.stage import Outcome, code_version
+from brnf.stage import Outcome, Stage, code_version
 
 if TYPE_CHECKING:
     from brnf.evaluation.ablation import Scored
@@ -70,23 +70,26 @@ class Ablation:
 
     def _score_arms(self, chain: Chain, arms: Sequence[Arm], shards: dict[str, str]) -> dict[str, Scored]:
         """Train and score the arms of one random seed; arms that the recipe makes the same are run once."""
-        train = shards[chain.config.data.train_split]
-        base, seeds = chain.base_and_seeds(train)
+        base, seeds = chain.base_and_seeds(shards[chain.config.data.train_split])
         scored, owners = {}, {}
         for arm in arms:
-            run = base
-            if arm.name != BASE:
-                out = chain.at("brnf") if arm.name == FULL else chain.at("arms", arm.name)
-                config = arm_config(chain.config, arm)
-                stage = train_stage(config, method="brnf", shards=train, seeds=seeds, base=base, out=out)
-                owner = owners.setdefault(stage.key, arm.name)
-                if owner != arm.name:
-                    say(f"{arm.name} is {owner}: the recipe leaves out what it adds")
-                    scored[arm.name] = scored[owner]
-                    continue
-                run = chain.bring(stage).out
-            scored[arm.name] = self._score(chain, arm, run, shards)
+            stage = None if arm.name == BASE else self._train_stage(chain, arm, shards, base, seeds)
+            owner = owners.setdefault(stage.key, arm.name) if stage else BASE
+            if owner == arm.name:
+                scored[arm.name] = self._score(chain, arm, chain.bring(stage).out if stage else base, shards)
+            else:
+                say(f"{arm.name} is {owner}: the recipe leaves out what it adds")
+                scored[arm.name] = scored[owner]
         return scored
+
+    def _train_stage(self, chain: Chain, arm: Arm, shards: dict[str, str], base: str, seeds: str) -> Stage:
+        """What trains an arm."""
+        train = shards[chain.config.data.train_split]
+        if arm.true_seeds:
+            seeds = chain.bring(true_seeds_stage(chain.config, shards=train, out=chain.at("true-seeds"))).out
+        out = chain.at("brnf") if arm.name == FULL else chain.at("arms", arm.name)
+        config = arm_config(chain.config, arm)
+        return train_stage(config, method="brnf", shards=train, seeds=seeds, base=base, out=out)
 
     def _score(self, chain: Chain, arm: Arm, run: str, shards: dict[str, str]) -> Scored:
         """Read a run in all its ways on both splits."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from brnf.config import ReadOutConfig, RunConfig, overlay
 
-BASE, GUIDANCE, FULL = "base", "guidance", "full"
+BASE, GUIDANCE, FULL, ORACLE = "base", "guidance", "full", "oracle"
 NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
 NO_DENOISE = {"brnf.denoise.enabled": False}
 NO_CONTRAST = {"brnf.contrast.weight": 0.0}
@@ -34,6 +34,8 @@ class Arm:
     """Fields laid over the recipe; None for the base, which is trained already."""
     against: str | None = None
     """The arm that it is compared with, to tell the effect of what it adds."""
+    true_seeds: bool = False
+    """Whether it is guided by true masks in place of base seeds: no weak supervision, but the most to be had."""
     every_seed: bool = False
     """Whether it is run with every random seed, or with the first only."""
 
@@ -47,6 +49,10 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         name=GUIDANCE, what="E1: guided by the base seeds", against=BASE, every_seed=True,
         turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+    ),
+    Arm(
+        name=ORACLE, what="guided by true masks instead (an upper bound, not a method)", against=GUIDANCE,
+        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST}, true_seeds=True,
     ),
     Arm(
         name="calibration", what="E2: + calibration by f1's posterior", against=GUIDANCE,

@@ -148,6 +148,26 @@ def seeds_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
     return _read_out_stage("seeds", config, config.seeds, run=run, shards=shards, out=out, work=work)
 
 
+def true_seeds_stage(config: RunConfig, *, shards: str, out: str) -> Stage:
+    """Shards with masks -> seeds that are the masks."""
+    shards, out = map(storage.absolute, (shards, out))
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.true_seeds import make_true_seeds
+
+        return make_true_seeds(shards=shards, out=out)
+
+    return Stage(
+        name="seeds",
+        version=VERSIONS["seeds"],
+        out=out,
+        matters={"source": "true masks"},
+        config=config,
+        inputs={"shards": manifest_hash(shards)},
+        work=work,
+    )
+
+
 def label_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
     """A trained run and shards -> labels, read out as `config.label` says."""
     run, shards, out = map(storage.absolute, (run, shards, out))

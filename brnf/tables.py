@@ -63,6 +63,18 @@ def ablation_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def bias_table(points: Sequence[dict[str, Any]]) -> list[str]:
+    """Context share and mIoU of each arm at each dial, in percent."""
+    arms = list(dict.fromkeys(point["arm"] for point in points))
+    lines = []
+    for key, title in (("context_share", "context labelled as its class"), ("miou", "mIoU")):
+        lines.append(f"{title + ', %':34}" + "".join(f"{arm:>10}" for arm in arms))
+        for dial in dict.fromkeys(point["dial"] for point in points):
+            scores = {point["arm"]: point.get(key) for point in points if point["dial"] == dial}
+            lines.append(f"  dial {dial:<27g}" + "".join(f"{percent(scores.get(arm)):>10}" for arm in arms))
+    return lines
+
+
 def way(read_out: dict[str, Any]) -> str:
     """How a run was read, in a few words."""
     parts = [f"background factor {read_out['background_factor']}"] if read_out["maps"] != "posterior" else []

@@ -13,6 +13,7 @@ import tyro
 
 from brnf.ablation import Ablation
 from brnf.arms import chosen_arms
+from brnf.bias_curve import DIALS, BiasCurve
 from brnf.chain import label_stage, prepare_stage, progress, run_config, seeds_stage, train_stage
 from brnf.config import ComputeConfig, DataConfig, ReadOutConfig, RunConfig, load_recipe
 from brnf.data import storage
@@ -20,7 +21,7 @@ from brnf.data.schema import MANIFEST
 from brnf.pipeline import Pipeline
 from brnf.presets import Preset, preset_fields
 from brnf.stage import Outcome, PipelineStage, Stage, run_stage
-from brnf.tables import ablation_table, class_table, comparison, gain_table, trial_table
+from brnf.tables import ablation_table, bias_table, class_table, comparison, gain_table, trial_table
 from brnf.tune_space import load_space
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -385,7 +386,7 @@ class Ablate(RecipeVerb):
     """
 
     arms: tuple[str, ...] = ()
-    """Run these only, beside base: longer, guidance, calibration, likelihood, ratio, contrast, full. None means all."""
+    """Run these only, beside base: longer, guidance, oracle, calibration, likelihood, ratio, contrast, full."""
     random_seeds: tuple[int, ...] = ()
     """The first is run with every arm, others with base, guidance and full; none means the recipe's."""
     choose_split: str = "train"
@@ -409,6 +410,34 @@ class Ablate(RecipeVerb):
         found = ablation.run()
         lines = [*ablation_table(found), f"plot: {storage.join(ablation.out, 'ablation.png')}"]
         return Result(values=found, lines=lines, outcomes=ablation.outcomes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(Verb):
+    """How masks suffer as classes come with their own context more often, on rendered scenes: curves over the dial.
+
+    For each dial: base, guidance alone, the full method, and guidance by true masks. Goes on where it stopped.
+    """
+
+    out: str
+    """Directory of everything; gets bias.json and bias.png."""
+    dials: tuple[float, ...] = DIALS
+    """Probabilities that an object stands on the context of its class."""
+    address: str | None = None
+    """Ray cluster to join; none starts a local one."""
+    settings: Recipe = field(default_factory=RunConfig)
+
+    @classmethod
+    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
+        return {"settings": load_recipe("demo")}
+
+    def run(self) -> Result:
+        curve = BiasCurve(
+            config=self.settings, out=storage.absolute(self.out), dials=self.dials, address=self.address
+        )
+        found = curve.run()
+        lines = [*bias_table(found["points"]), f"plot: {storage.join(curve.out, 'bias.png')}"]
+        return Result(values=found, lines=lines, outcomes=curve.outcomes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,6 +484,7 @@ VERBS: dict[str, type[Verb]] = {
     "pipeline": RunPipeline,
     "tune": Tune,
     "ablate": Ablate,
+    "bias": Bias,
     "sample": Sample,
     "prepare voc": PrepareVoc,
     "prepare coco": PrepareCoco,

@@ -34,6 +34,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
         "brnf.distributed.prepare": {"prepare": fake.prepare},
         "brnf.distributed.train": {"train": fake.train},
         "brnf.distributed.label": {"label": fake.label, "make_seeds": fake.make_seeds},
+        "brnf.distributed.true_seeds": {"make_true_seeds": fake.make_true_seeds},
         "brnf.distributed.score": {"score": fake.score},
         "brnf.distributed.session": {"session": fake.session},
         "brnf.data.sources": {"inputs_fingerprint": lambda data, *, root, split: f"{fake.source} {split}"},

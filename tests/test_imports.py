@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "brnf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
-CHAINS = {"ablation", "pipeline", "chain"}
+CHAINS = {"ablation", "bias_curve", "pipeline", "chain"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"verbs", "stage", "data"},
     "verbs": {*CHAINS, "arms", "presets", "stage", "tables", "tune_space", "distributed", *BELOW},
     "tables": set(),
+    "bias_curve": {"ablation", "arms", "stage", *BELOW},
     "ablation": {"arms", "chain", "stage", *BELOW},
     "pipeline": {"chain", "stage", "tune_space", "distributed", *BELOW},
     "chain": {"stage", "tune_space", "distributed", *BELOW},

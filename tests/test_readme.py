@@ -33,6 +33,7 @@ RUN_BY = {
     "pipeline": "by hand: hours on real photographs",
     "tune": "tests/integration/test_tune.py",
     "ablate": "tests/integration/test_ablate.py",
+    "bias": "tests/test_bias_curve.py",
 }
 """What runs the stage behind each verb; that its flags are valid is tested here."""
 

@@ -234,10 +234,15 @@ def assemble(shards: Shards, folder: str, out: str) -> list[dict[str, Any]]:
     Returns:
         {name, rows, bytes, sha256} of each part.
     """
+    return ray.get([_assemble_part.remote(units, folder, out) for units in units_by_part(shards)])
+
+
+def units_by_part(shards: Shards) -> list[list[Unit]]:
+    """The units of each part, in order."""
     by_part: dict[int, list[Unit]] = {}
     for unit in shards.units:
         by_part.setdefault(unit.part, []).append(unit)
-    return ray.get([_assemble_part.remote(units, folder, out) for units in by_part.values()])
+    return list(by_part.values())
 
 
 @ray.remote
