@@ -30,7 +30,7 @@ from brnf.tune_space import TuneSpace
 
 STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
 VERSIONS: dict[StageName, int] = {
-    "prepare": 1, "base": 1, "seeds": 1, "brnf": 1, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
+    "prepare": 1, "base": 1, "seeds": 1, "brnf": 2, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
 }  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 

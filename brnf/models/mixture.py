@@ -107,7 +107,7 @@ class FlowMixture(nn.Module):
     def __init__(self, dim: int, num_classes: int, config: FlowConfig, generator_seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(generator_seed)
-        # Seeds of their own: with one seed for both, rotations and means would be the same draws.
+        # Seeds of their own: with one seed for both, mixing and means would be the same draws.
         flow_seed, mixture_seed = torch.randint(2**62, (2,), generator=generator).tolist()
         self.flow = Flow(
             dim, config.depth, config.width, config.clamp, flow_seed, glow=config.architecture == "glow"

@@ -298,11 +298,12 @@ class BrnfStep(BaseStep):
         assert batch.seed is not None
         shape = batch.valid.shape
         labels = selection.label_cells(batch.seed, batch.allowed).labels
-        log_prob, log_det = model.f2(pixels.features)
-        scores = pixel_scores(log_prob, log_det, labels, model.feature_dim, options.score)
-        scores_NHW = smooth_scores(scores.view(shape), labels.view(shape))
         seeded = batch.seed.amax(1).flatten() > 0
         foreground = pixels.valid & seeded & (labels > 0)
+        log_prob, log_det = model.f2(pixels.features[foreground])
+        scores = torch.zeros_like(pixels.features[:, 0])
+        scores[foreground] = pixel_scores(log_prob, log_det, labels[foreground], model.feature_dim, options.score)
+        scores_NHW = smooth_scores(scores.view(shape), torch.where(foreground, labels, -1).view(shape))
         nobody = shape[0] * model.num_classes
         groups = torch.where(foreground, pixels.image * model.num_classes + labels, nobody)
         ranks, _ = selection.rank_within(groups, pixels.draws.subset, nobody + 1)

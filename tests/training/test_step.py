@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from brnf.training.batch import Batch
 from brnf.training.checkpoint import load_state, save_state
 from brnf.training.health import warnings
 from brnf.training.state import MODULES, new_state
-from brnf.training.step import BaseStep, new_step, unwrapped
+from brnf.training.step import BaseStep, Wrap, new_step, unwrapped
 
 SIDE, CELLS, CLASSES = 64, 4, 4
 SMALL_CONTRAST = {"refresh_every": 5, "min_pixels": 20, "sampled_size": 8, "region_size": 16}
@@ -121,7 +121,7 @@ def test_compiled__gives_the_losses_of_eager_mode() -> None:
     rows = []
     for wrap in (unwrapped, torch.compile):
         torch.manual_seed(0)
-        train_step = new_step(new_state(config(), CLASSES, "brnf").train(), config(), 10, wrap=wrap)
+        train_step = new_step(new_state(config(), CLASSES, "brnf").train(), config(), 10, wrap=cast(Wrap, wrap))
         rows.append([{name: float(value.mean()) for name, value in train_step(batch(i), i).items()} for i in range(10)])
     for eager, compiled in zip(*rows, strict=True):
         for name in ("classification", "guidance", "consistency", "f1_bits_per_dim", "f2_bits_per_dim"):
