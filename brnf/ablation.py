@@ -85,10 +85,12 @@ class Ablation:
     def _train_stage(self, chain: Chain, arm: Arm, shards: dict[str, str], base: str, seeds: str) -> Stage:
         """What trains an arm."""
         train = shards[chain.config.data.train_split]
+        config = arm_config(chain.config, arm)
         if arm.true_seeds:
             seeds = chain.bring(true_seeds_stage(chain.config, shards=train, out=chain.at("true-seeds"))).out
+        elif config.clean.enabled:
+            seeds = chain.guiding_seeds(train, base, seeds)
         out = chain.at("brnf") if arm.name == FULL else chain.at("arms", arm.name)
-        config = arm_config(chain.config, arm)
         return train_stage(config, method="brnf", shards=train, seeds=seeds, base=base, out=out)
 
     def _score(self, chain: Chain, arm: Arm, run: str, shards: dict[str, str]) -> Scored:

@@ -13,6 +13,7 @@ from typing import Any
 from brnf.config import ReadOutConfig, RunConfig, overlay
 
 BASE, GUIDANCE, FULL, ORACLE = "base", "guidance", "full", "oracle"
+NO_CLEAN = {"clean.enabled": False}
 NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
 NO_DENOISE = {"brnf.denoise.enabled": False}
 NO_CONTRAST = {"brnf.contrast.weight": 0.0}
@@ -48,14 +49,18 @@ ARMS: tuple[Arm, ...] = (
     ),
     Arm(
         name=GUIDANCE, what="E1: guided by the base seeds", against=BASE, every_seed=True,
-        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+        turns_off={**NO_CLEAN, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(
         name=ORACLE, what="guided by true masks instead (an upper bound, not a method)", against=GUIDANCE,
         turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST}, true_seeds=True,
     ),
     Arm(
-        name="calibration", what="E2: + calibration by f1's posterior", against=GUIDANCE,
+        name="clean", what="E3 offline: by seeds that a flow has cleaned", against=GUIDANCE,
+        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+    ),
+    Arm(
+        name="calibration", what="E2: + calibration by f1's posterior", against="clean",
         turns_off={**NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(

@@ -15,7 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from brnf.config import ReadOutConfig, RunConfig, as_dict, parse
+from brnf.config import (
+    BrnfConfig,
+    CalibrationConfig,
+    ContrastConfig,
+    DenoiseConfig,
+    ReadOutConfig,
+    RunConfig,
+    as_dict,
+    parse,
+)
 from brnf.data import storage
 from brnf.data.schema import CONFIG
 from brnf.stage import (
@@ -30,7 +39,7 @@ from brnf.tune_space import TuneSpace
 
 STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
 VERSIONS: dict[StageName, int] = {
-    "prepare": 1, "base": 1, "seeds": 1, "brnf": 2, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
+    "prepare": 1, "base": 1, "seeds": 1, "clean": 1, "brnf": 2, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
 }  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 
@@ -99,8 +108,11 @@ def train_stage(
     out: str,
     seeds: str | None = None,
     base: str | None = None,
+    name: StageName | None = None,
 ) -> Stage:
     """Shards (and seeds) -> a trained run: the base network with method sipe, else BRNF.
+
+    A name stands in for that of the method, "base" or "brnf".
 
     Raises:
         ValueError: If an input is not a finished stage's, or method brnf lacks its seeds.
@@ -109,7 +121,8 @@ def train_stage(
         raise ValueError("--method brnf needs --seeds DIR: make them with `brnf seeds --run BASE --shards ...`")
     if method == "sipe" and (seeds or base):
         raise ValueError("--method sipe is the base itself and takes neither --seeds nor --base: leave them out")
-    name: StageName = "base" if method == "sipe" else "brnf"
+    part = "base" if method == "sipe" else "brnf"
+    name = name or part
     given = {"shards": shards, "seeds": seeds, "base": base}
     paths = {role: storage.absolute(path) for role, path in given.items() if path}
     out = storage.absolute(out)
@@ -127,7 +140,7 @@ def train_stage(
         version=VERSIONS[name],
         out=out,
         matters={
-            **{part: values[part] for part in ("random_seed", "backbone", "cam", "augment", name)},
+            **{key: values[key] for key in ("random_seed", "backbone", "cam", "augment", part)},
             "precision": config.compute.precision,  # the one field of compute that shows in results
         },
         config=config,
@@ -136,16 +149,40 @@ def train_stage(
     )
 
 
-def seeds_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
-    """A trained base and shards -> base seeds, read out as `config.seeds` says."""
+def seeds_stage(
+    config: RunConfig,
+    *,
+    run: str,
+    shards: str,
+    out: str,
+    read_out: ReadOutConfig | None = None,
+    name: StageName = "seeds",
+) -> Stage:
+    """A trained base and shards -> base seeds, read out as `config.seeds` says, or as `read_out`."""
     run, shards, out = map(storage.absolute, (run, shards, out))
+    how = read_out or config.seeds
 
     def work() -> dict[str, Any]:
         from brnf.distributed.label import make_seeds
 
-        return make_seeds(config.seeds, config.compute, run=run, shards=shards, out=out)
+        return make_seeds(how, config.compute, run=run, shards=shards, out=out)
 
-    return _read_out_stage("seeds", config, config.seeds, run=run, shards=shards, out=out, work=work)
+    return _read_out_stage(name, config, how, run=run, shards=shards, out=out, work=work)
+
+
+def clean_config(config: RunConfig) -> RunConfig:
+    """The configuration that f1 learns the base seeds with, for `config.clean`."""
+    flow = BrnfConfig(
+        optim=config.clean.optim,
+        init="base",
+        train_network=False,
+        f1=config.clean.flow,
+        f1_labels="seed",
+        calibration=CalibrationConfig(weight=0.0, fit_temperature=False),
+        denoise=DenoiseConfig(enabled=False),
+        contrast=ContrastConfig(weight=0.0),
+    )
+    return dataclasses.replace(config, brnf=flow)
 
 
 def true_seeds_stage(config: RunConfig, *, shards: str, out: str) -> Stage:
@@ -334,6 +371,17 @@ class Chain:
             ).out
             for split in splits
         }
+
+    def guiding_seeds(self, train: str, base: str, seeds: str) -> str:
+        """The seeds that BRNF is guided by: base seeds, cleaned if the recipe says so (inside the base's directory)."""
+        if not self.config.clean.enabled:
+            return seeds
+        config, out = clean_config(self.config), storage.join(base, "clean")
+        stage = train_stage(config, method="brnf", shards=train, seeds=seeds, base=base, out=out, name="clean")
+        run, read_out = self.bring(stage).out, self.config.clean.read_out
+        cleaned = storage.join(base, "clean-seeds")
+        stage = seeds_stage(config, run=run, shards=train, out=cleaned, read_out=read_out, name="clean")
+        return self.bring(stage).out
 
     def base_and_seeds(self, train: str) -> tuple[str, str]:
         """The base network, and its seeds of the images it was trained on."""

@@ -225,6 +225,8 @@ class FlowConfig:
     """Classes that a pixel without a label of its own is a mixture of: the image's (ours), or all (DDFP)."""
     discriminative_weight: float = 1.0
     """Cross-entropy of the class posterior on confident pixels, in nats (idea: FlowGMM)."""
+    discriminative_tempered: bool = False
+    """Take that cross-entropy of the tempered posterior, which is what is read, times the temperature (ours)."""
     balance_classes: bool = True
     """Weigh every class of a batch equally, not by its pixels (ours)."""
 
@@ -375,6 +377,8 @@ class BrnfConfig:
     """Optimisation of the network."""
     init: Literal["backbone", "base"] = "backbone"
     """Start from backbone.weights, or from the trained base network."""
+    train_network: bool = True
+    """Off trains f1 alone, on the features of the network as it is (ours, for `clean`)."""
     guidance_weight: float = 0.25
     """w_gui, on the mean over channels of tagged classes (PSDPM's 2, converted)."""
     consistency_weight: float = 0.0
@@ -463,6 +467,38 @@ class ReadOutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """BSDNF offline: before BRNF is trained, base seeds are read anew from a flow that has learned all of them.
+
+    The flow sees the frozen base's features. Its posterior takes pixels from a class that are unlikely for it over the
+    whole data set, and gives it those that are likely. (Ours; the paper's figure only takes, and while training.)
+    """
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    enabled: bool = False
+    """Off guides BRNF by the base seeds as they are."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(epochs=1))
+    """Passes over the training split, and batch size; the network does not learn."""
+    flow: FlowConfig = field(
+        default_factory=lambda: FlowConfig(
+            noise=0.5,
+            pixels_per_image=128,
+            confident_share=1.0,
+            discriminative_tempered=True,
+            balance_classes=False,
+        )
+    )
+    """The flow, which learns every pixel of the base seeds."""
+    read_out: ReadOutConfig = field(
+        default_factory=lambda: ReadOutConfig(
+            maps="fusion", fusion=(1.0, 0.0, 1.0), posterior_background=0.01, refine="guided"
+        )
+    )
+    """How base and flow are read for the cleaned seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
     """Machines, not results: no field here changes what a run computes, but for precision's rounding."""
 
@@ -518,6 +554,8 @@ class RunConfig:
     """The base network."""
     seeds: ReadOutConfig = field(default_factory=ReadOutConfig)
     """How the base network is read out for the base seeds."""
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    """What a flow makes of the base seeds before BRNF is guided by them."""
     brnf: BrnfConfig = field(default_factory=BrnfConfig)
     """The BRNF network."""
     label: ReadOutConfig = field(default_factory=ReadOutConfig)

@@ -30,6 +30,7 @@ class Pipeline(Chain):
             shards = self.prepare(self.config.data.label_splits)  # the score split is among them
             train = shards[self.config.data.train_split]
             base, seeds = self.base_and_seeds(train)
+            seeds = self.guiding_seeds(train, base, seeds)
             brnf = self.bring(
                 train_stage(self.config, method="brnf", shards=train, seeds=seeds, base=base, out=self.at("brnf"))
             )
@@ -52,12 +53,14 @@ class Pipeline(Chain):
         space.samples(self.config)
         with self:
             shards = self.prepare((space.objective.split,))
-            base, seeds = self.base_and_seeds(shards[self.config.data.train_split])
+            train = shards[self.config.data.train_split]
+            base, seeds = self.base_and_seeds(train)
+            seeds = self.guiding_seeds(train, base, seeds)
             found = self.bring(
                 tune_stage(
                     self.config,
                     space,
-                    shards=shards[self.config.data.train_split],
+                    shards=train,
                     seeds=seeds,
                     base=base,
                     scored=shards[space.objective.split],

@@ -25,7 +25,7 @@ from brnf.config import RunConfig, as_dict, config_hash
 from brnf.data import storage
 from brnf.data.schema import CONFIG, DONE, MANIFEST
 
-PipelineStage = Literal["prepare", "base", "seeds", "brnf", "label", "evaluate", "report"]
+PipelineStage = Literal["prepare", "base", "seeds", "clean", "brnf", "label", "evaluate", "report"]
 """In the order of the chain."""
 StageName = PipelineStage | Literal["tune", "score"]
 

@@ -51,7 +51,8 @@ class Stages:
         return self._write(name, out, weights=repr((section, config.cam, config.random_seed, inputs)), **figures)
 
     def make_seeds(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str) -> dict[str, Any]:
-        return self._write("seeds", out, read_out=repr(read_out), inputs=[manifest_hash(run), manifest_hash(shards)])
+        inputs = [manifest_hash(run), manifest_hash(shards)]
+        return self._write(Path(out).name, out, read_out=repr(read_out), inputs=inputs)
 
     def make_true_seeds(self, *, shards: str, out: str) -> dict[str, Any]:
         return self._write("true seeds", out, inputs=[manifest_hash(shards)])

@@ -31,12 +31,22 @@ def scored(run: str) -> list[str]:
 
 def test_ablation__trains_and_scores_every_arm_once(stages: Stages, tmp_path: Path) -> None:
     done = ablate(stages, tmp_path)
-    arms = [arm.name for arm in ARMS[1:-1]]
+    arms = [arm.name for arm in ARMS[1:-1] if arm.name != "clean"]  # the demo leaves it out: as guidance
     assert done[:4] == ["prepare train", "prepare val", "base", "seeds"]
     assert done[4:6] == scored("base") and done[-3:] == ["brnf", *scored("brnf")]
     assert [call for call in done if call in arms] == arms
     assert stages.sessions == 1
     assert ablate(stages, tmp_path) == [] and stages.sessions == 1
+
+
+def test_ablation__guidance_is_by_base_seeds_even_where_the_recipe_cleans_them(stages: Stages, tmp_path: Path) -> None:
+    done = ablate(stages, tmp_path, {"clean.enabled": True}, arms=chosen_arms(["guidance", "clean"]))
+    assert [call for call in done if not call.startswith(("prepare", "score"))] == [
+        "base", "seeds", "guidance", "clean", "clean-seeds", "clean",
+    ]  # fmt: skip
+    arms = [tmp_path / "arms" / name for name in ("guidance", "clean")]
+    guided, cleaned = (json.loads((arm / "config.json").read_text()) for arm in arms)
+    assert guided["inputs"]["seeds"] != cleaned["inputs"]["seeds"]
 
 
 def test_ablation__shares_what_a_pipeline_has_made(stages: Stages, tmp_path: Path) -> None:
@@ -58,7 +68,7 @@ def test_ablation__arms_that_the_recipe_makes_the_same_are_run_once(stages: Stag
     done = ablate(stages, tmp_path, {"brnf.calibration.weight": 0.0, "brnf.contrast.sampled_size": 0})
     assert {"guidance", "contrast"} <= set(done) and not {"calibration", "brnf"} & set(done)
     effects = json.loads((tmp_path / "ablation.json").read_text())["effects"]
-    assert effects["calibration - guidance"]["miou"]["difference"] == 0
+    assert effects["calibration - clean"]["miou"]["difference"] == 0
 
 
 def test_ablation__more_random_seeds_run_base_guidance_and_full(stages: Stages, tmp_path: Path) -> None:

@@ -63,6 +63,19 @@ def test_pipeline__a_changed_field_redoes_its_stage_and_what_follows_from_it(
     assert bring(stages, tmp_path, overrides) == []
 
 
+def test_pipeline__cleaned_seeds_guide_brnf_and_are_made_from_base_and_seeds(stages: Stages, tmp_path: Path) -> None:
+    clean = {"clean.enabled": True}
+    cleaning = ["clean", "clean-seeds"]
+    after = EVERYTHING[EVERYTHING.index("brnf") :]
+    without_base = [call for call in after if call != "label base"]
+    bring(stages, tmp_path)
+    assert bring(stages, tmp_path, clean) == [*cleaning, *without_base]
+    assert bring(stages, tmp_path, clean) == []
+    assert bring(stages, tmp_path, {**clean, "brnf.guidance_weight": 0.5}) == without_base
+    assert bring(stages, tmp_path, {**clean, "clean.flow.depth": 6}) == [*cleaning, *without_base]
+    assert bring(stages, tmp_path, clean, force_from="clean") == [*cleaning, *after]
+
+
 def test_pipeline__changed_source_redoes_everything(stages: Stages, tmp_path: Path) -> None:
     bring(stages, tmp_path)
     stages.source = "one photograph more"
@@ -72,7 +85,7 @@ def test_pipeline__changed_source_redoes_everything(stages: Stages, tmp_path: Pa
 @pytest.mark.parametrize("stage", STAGES)
 def test_pipeline__force_from_redoes_that_stage_and_later_ones(stages: Stages, tmp_path: Path, stage: str) -> None:
     bring(stages, tmp_path)
-    first = {"prepare": "prepare train", "label": "label val"}.get(stage, stage)
+    first = {"prepare": "prepare train", "label": "label val", "clean": "brnf"}.get(stage, stage)  # nothing to clean
     assert bring(stages, tmp_path, force_from=stage) == EVERYTHING[EVERYTHING.index(first) :]
 
 

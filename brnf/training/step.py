@@ -148,6 +148,8 @@ class BrnfStep(BaseStep):
     def __call__(self, batch: Batch, step: int) -> Metrics:
         assert batch.seed is not None
         options, schedule, progress = self.options, self.options.schedule, step / self.total_steps
+        if not options.train_network:
+            return self._train_f1_alone(batch, step)
         maps = read_maps(self.network, batch, self.config)
         measured: Metrics = {}
         guide, target, contrast = batch.seed, None, None
@@ -171,6 +173,14 @@ class BrnfStep(BaseStep):
             measured |= gradient_shares(terms, (maps.features, maps.cam))
         self._count_activity(target is not None, measured.get("depressed_share"), contrast)
         return measured | means | {"gradient_norm": self.update_network(torch.stack([*terms.values()]).sum(), progress)}
+
+    @torch.no_grad()
+    def _train_f1_alone(self, batch: Batch, step: int) -> Metrics:
+        """Train f1 on the network's features as they are."""
+        maps = read_maps(self.network, batch, self.config)
+        pixels = self._pixels(maps, batch, step / self.total_steps)
+        with torch.enable_grad():
+            return self._train_f1(maps, batch, pixels, step)
 
     def _network_losses(
         self, maps: Maps, batch: Batch, guide: Tensor, target: Tensor | None, contrast: Ratio | None, progress: float
@@ -248,13 +258,14 @@ class BrnfStep(BaseStep):
         noisy = pixels.features[kept] + options.noise * pixels.draws.noise[kept]
         log_prob, log_det = self.flows[name](noisy)
         weights = self._pixel_weights(labels[kept], options.balance_classes)
+        temperature = self.model.temperature if options.discriminative_tempered else 1.0
         candidates = pixels.allowed[kept] if options.unsure == "tags" else torch.ones_like(pixels.allowed[kept])
         ratios = {
             f"{name}_nll": losses.flow_nll(log_prob, log_det, labels[kept], candidates, weights),
-            f"{name}_discriminative": losses.discriminative(log_prob, labels[kept], weights),
+            f"{name}_discriminative": losses.discriminative(log_prob / temperature, labels[kept], weights),
         }
         terms, means = global_means(ratios)
-        loss = terms[f"{name}_nll"] + options.discriminative_weight * terms[f"{name}_discriminative"]
+        loss = terms[f"{name}_nll"] + options.discriminative_weight * temperature * terms[f"{name}_discriminative"]
         for group in self.optimizers[name].param_groups:
             group["lr"] = exponential(progress, options)
         dim = self.model.feature_dim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from brnf.presets import preset_fields
 from brnf.training.batch import Batch
 from brnf.training.checkpoint import load_state, save_state
 from brnf.training.health import warnings
+from brnf.training.metrics_log import MetricsLog
 from brnf.training.state import MODULES, new_state
 from brnf.training.step import BaseStep, Wrap, new_step, unwrapped
 
@@ -91,6 +93,17 @@ def test_brnf__learns_and_every_module_takes_part(labels: str) -> None:
     assert int(train_step.model.get_buffer("sampled_bank.filled").sum()) > 0
 
 
+def test_flow_alone__learns_the_seeds_on_a_network_that_stays() -> None:
+    f1 = {"confident_share": 1.0, "discriminative_tempered": True, "balance_classes": False}
+    train_step = start("brnf", config(train_network=False, f1_labels="seed", f1=f1), 60)
+    before = {name: value.clone() for name, value in train_step.model.network.named_parameters()}
+    rows = [train_step(batch(i), i) for i in range(60)]
+    assert all(torch.equal(value, before[name]) for name, value in train_step.model.network.named_parameters())
+    assert float(rows[-1]["f1_bits_per_dim"]) < float(rows[5]["f1_bits_per_dim"])
+    assert float(rows[-1]["posterior_accuracy"]) > 0.8
+    assert not {"classification", "f2_bits_per_dim"} & set(rows[-1])
+
+
 def test_literal__trains_and_every_module_takes_part() -> None:
     options = overlay(config(), preset_fields("literal"))
     train_step = start("brnf", options, 80)
@@ -106,13 +119,16 @@ def test_literal__trains_and_every_module_takes_part() -> None:
 
 @pytest.mark.parametrize("components", [1, 3, 5])
 @pytest.mark.parametrize("depth", [2, 4, 8])
-def test_brnf__trains_without_a_warning_whatever_the_flow(components: int, depth: int) -> None:
+def test_brnf__trains_without_a_warning_whatever_the_flow(components: int, depth: int, tmp_path: Path) -> None:
     flow = {"components": components, "depth": depth}
-    train_step = start("brnf", config(f1=flow, f2={**as_dict(RunConfig())["brnf"]["f2"], **flow}), 60)
-    rows = [{name: float(value.mean()) for name, value in train_step(batch(i), i).items()} for i in range(60)]
-    for number, row in enumerate(rows):
-        row["step"] = number + 1
-    assert warnings(rows, 60) == []
+    train_step = start("brnf", config(f1=flow, f2={**as_dict(RunConfig())["brnf"]["f2"], **flow}), 80)
+    log = MetricsLog(tmp_path, [], ["background", *"abc"])
+    for i in range(80):
+        log.add(train_step(batch(i), i), 8)
+        if i % 10 == 9:
+            log.close_window(i + 1, 0)
+    found = [line for line in warnings(log.rows, 80) if not line.startswith("region_bank_fill")]
+    assert found == []  # but for the bank, for which objects of four cells are too small
 
 
 @pytest.mark.slow
