@@ -15,10 +15,11 @@ from brnf.config import ReadOutConfig, RunConfig, overlay
 BASE, GUIDANCE, FULL, ORACLE = "base", "guidance", "full", "oracle"
 NO_CLEAN = {"clean.enabled": False}
 NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
-NO_DENOISE = {"brnf.denoise.enabled": False}
-NO_CONTRAST = {"brnf.contrast.weight": 0.0}
+# The rest of a part that is off goes back to its defaults, so that runs without it do not change with its fields.
+NO_DENOISE = {"brnf.denoise": {"enabled": False}}
+NO_CONTRAST = {"brnf.contrast": {"weight": 0.0}}
 
-FACTORS = (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+FACTORS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Background factors that prototype CAMs are read with."""
 ODDS = (1.0, 0.1, 0.02, 0.005, 0.001)
 """Prior odds of the background that posteriors are read with; the inner ones where they are fused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brnf.arms import ARMS, BASE, FULL, PLAIN, arm_config, chosen_arms, indices, ways
-from brnf.config import ReadOutConfig, load_recipe
+from brnf.config import ReadOutConfig, load_recipe, overlay
 
 
 @pytest.mark.parametrize("recipe", ["demo", "voc_subset_cpu", "voc_resnet50"])
@@ -18,6 +18,8 @@ def test_arms__differ_in_what_brnf_trains_with_and_in_nothing_else(recipe: str) 
     assert made["likelihood"].brnf.denoise.score == "likelihood" and made["ratio"].brnf.denoise.score == "ratio"
     guided = made["guidance"].brnf
     assert (guided.calibration.weight, guided.denoise.enabled, guided.contrast.weight) == (0, False, 0)
+    other = arm_config(overlay(config, {"brnf.denoise.floor": 0.7, "brnf.contrast.weight": 0.3}), ARMS[2])
+    assert ARMS[2].name == "guidance" and other == made["guidance"]
     assert guided.guidance_weight > 0 == made["longer"].brnf.guidance_weight
 
 
