@@ -117,8 +117,13 @@ def test_literal__trains_and_every_module_takes_part() -> None:
     assert set(filled.tolist()) == {options.brnf.contrast.sampled_size}  # drawn and kept, however unlikely
 
 
-@pytest.mark.parametrize("components", [1, 3, 5])
-@pytest.mark.parametrize("depth", [2, 4, 8])
+FLOWS = [(components, depth) for components in (1, 3, 5) for depth in (2, 4, 8)]
+QUICK = FLOWS[::4]
+
+
+@pytest.mark.parametrize(
+    ("components", "depth"), [pytest.param(*flow, marks=[] if flow in QUICK else pytest.mark.slow) for flow in FLOWS]
+)
 def test_brnf__trains_without_a_warning_whatever_the_flow(components: int, depth: int, tmp_path: Path) -> None:
     flow = {"components": components, "depth": depth}
     train_step = start("brnf", config(f1=flow, f2={**as_dict(RunConfig())["brnf"]["f2"], **flow}), 80)
