@@ -413,7 +413,20 @@ class Ablate(RecipeVerb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bias(Verb):
+class SampleVerb(Verb):
+    """What every command that renders the sample and follows the recipe `demo` takes."""
+
+    address: str | None = None
+    """Ray cluster to join; none starts a local one."""
+    settings: Recipe = field(default_factory=RunConfig)
+
+    @classmethod
+    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
+        return {"settings": load_recipe("demo")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(SampleVerb):
     """How masks suffer as classes come with their own context more often, on rendered scenes: curves over the dial.
 
     For each dial: base, guidance alone, the full method, and guidance by true masks. Goes on where it stopped.
@@ -423,13 +436,6 @@ class Bias(Verb):
     """Directory of everything; gets bias.json and bias.png."""
     dials: tuple[float, ...] = DIALS
     """Probabilities that an object stands on the context of its class."""
-    address: str | None = None
-    """Ray cluster to join; none starts a local one."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return {"settings": load_recipe("demo")}
 
     def run(self) -> Result:
         curve = BiasCurve(
@@ -441,20 +447,13 @@ class Bias(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Verb):
+class Demo(SampleVerb):
     """The whole pipeline on the built-in sample with a tiny network: a few minutes on two cores, no network needed."""
 
     out: str
     """Directory of everything the run writes; the sample goes to OUT/sample, the pipeline to OUT/run."""
     bias: float = Sample.bias
     """Probability that an object of the sample stands on the context of its class."""
-    address: str | None = None
-    """Ray cluster to join; none starts a local one."""
-    settings: Recipe = field(default_factory=RunConfig)
-
-    @classmethod
-    def defaults(cls, flags: dict[str, str]) -> dict[str, Any]:
-        return {"settings": load_recipe("demo")}
 
     def run(self) -> Result:
         root, out = storage.join(self.out, "sample"), storage.join(self.out, "run")
