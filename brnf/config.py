@@ -194,8 +194,8 @@ class FlowConfig:
     __pydantic_config__ = FORBID_UNKNOWN
 
     architecture: Literal["realnvp", "glow"] = "realnvp"
-    """realnvp: couplings after a rotation, permuted in between, at first the identity (ours). glow: DDFP's blocks of
-    two couplings, with a permutation between blocks, at first random."""
+    """realnvp: couplings after a rotation, at first the identity (ours). glow: DDFP's blocks of two couplings, with a
+    permutation between blocks, at first random."""
     depth: int = 4
     """Couplings (a GLOW block is two; DDFP: 2 blocks)."""
     width: int = 256

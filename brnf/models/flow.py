@@ -1,4 +1,4 @@
-"""A normalizing flow: affine couplings with fixed mixing of features between them, always in full precision."""
+"""A normalizing flow: affine couplings that move two halves of the mixed features in turn, in full precision."""
 
 # P vectors, D features, L couplings
 
@@ -21,17 +21,17 @@ def full_precision(x: Tensor) -> Tensor:
 class Flow(nn.Module):
     """Invertible map of feature vectors with a tractable Jacobian determinant.
 
-    A rotation comes first, which mixes the levels that a hierarchical feature is concatenated from; permutations come
-    between couplings. Both have log-determinant 0; trainable mixing layers diverge instead. Parameters and mixing
-    follow from generator_seed alone, whatever was drawn before.
+    A rotation comes first, so that either half holds something of every level that a hierarchical feature is
+    concatenated from. Its log-determinant is 0; trainable mixing layers diverge instead. Parameters and mixing follow
+    from generator_seed alone, whatever was drawn before.
 
     Args:
-        dim: Features D.
-        depth: Couplings L; every second one moves the other half.
+        dim: Features D, 2 or more.
+        depth: Couplings L; every second one moves the second half.
         width: Hidden units of the couplings' networks.
         clamp: Bound on the log-scale of a coupling.
         generator_seed: Random seed of mixing and of the initial parameters.
-        glow: Blocks of two couplings, the first half moved first; no rotation, and permutations between blocks only.
+        glow: No rotation; features are permuted between blocks of two couplings.
 
     Source:
         Dinh et al. 2016 (RealNVP). https://arxiv.org/abs/1605.08803
@@ -46,39 +46,49 @@ class Flow(nn.Module):
         self, dim: int, depth: int, width: int, clamp: float, generator_seed: int, glow: bool = False
     ) -> None:
         super().__init__()
+        self.glow = glow
+        self.halves = (dim // 2, dim - dim // 2)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator_seed)
-            rotation = torch.eye(dim) if glow else random_rotation(dim)
-            self.register_buffer("rotation", rotation.to(torch.get_default_dtype()))
-            self.register_buffer("orders", torch.stack([torch.randperm(dim) for _ in range(depth)]))
+            if glow:
+                self.register_buffer("orders", torch.stack([torch.randperm(dim) for _ in range((depth + 1) // 2)]))
+            else:
+                self.register_buffer("rotation", random_rotation(dim).to(torch.get_default_dtype()))
             couplings = nn.ModuleList(
-                AffineCoupling(dim, width, clamp, flip=(index % 2 == 0) == glow, glow=glow) for index in range(depth)
+                AffineCoupling(self.halves[1 - index % 2], self.halves[index % 2], width, clamp, glow)
+                for index in range(depth)
             )
         self.couplings = cast(Sequence[AffineCoupling], couplings)
-        self.rotates = not glow
-        self.permutes = [index > 0 and (index % 2 == 0 or not glow) for index in range(depth)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map features x (P,D) to latents z (P,D); also log |det dz/dx| (P,), in nats."""
         with torch.autocast(x.device.type, enabled=False):
             z = full_precision(x)
-            z = z @ self.rotation if self.rotates else z
             log_det = z.new_zeros(len(z))
-            for coupling, order, permutes in zip(self.couplings, self.orders, self.permutes, strict=True):
-                z, step = coupling(z[:, order] if permutes else z)
+            halves = list((z if self.glow else z @ self.rotation).split(self.halves, dim=1))
+            for index, coupling in enumerate(self.couplings):
+                if self.permutes_before(index):
+                    halves = list(torch.cat(halves, dim=1)[:, self.orders[index // 2]].split(self.halves, dim=1))
+                moved = index % 2
+                halves[moved], step = coupling(halves[1 - moved], halves[moved])
                 log_det = log_det + step
-            return z, log_det
+            return torch.cat(halves, dim=1), log_det
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latents z (P,D) back to features x (P,D)."""
         with torch.autocast(z.device.type, enabled=False):
-            x = full_precision(z)
-            for coupling, order, permutes in zip(
-                reversed(self.couplings), self.orders.flip(0), reversed(self.permutes), strict=True
-            ):
-                x = coupling.inverse(x)
-                x = x[:, order.argsort()] if permutes else x
-            return x @ self.rotation.T if self.rotates else x
+            halves = list(full_precision(z).split(self.halves, dim=1))
+            for index, coupling in reversed(list(enumerate(self.couplings))):
+                moved = index % 2
+                halves[moved] = coupling.inverse(halves[1 - moved], halves[moved])
+                if self.permutes_before(index):
+                    order = self.orders[index // 2].argsort()
+                    halves = list(torch.cat(halves, dim=1)[:, order].split(self.halves, dim=1))
+            x = torch.cat(halves, dim=1)
+            return x if self.glow else x @ self.rotation.T
+
+    def permutes_before(self, index: int) -> bool:
+        return self.glow and index > 0 and index % 2 == 0
 
 
 def random_rotation(dim: int) -> Tensor:
