@@ -27,6 +27,7 @@ from brnf.config import (
 )
 from brnf.data import storage
 from brnf.data.schema import CONFIG
+from brnf.export import FormatName
 from brnf.stage import (
     Outcome,
     PipelineStage,
@@ -40,6 +41,7 @@ from brnf.tune_space import TuneSpace
 STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
 VERSIONS: dict[StageName, int] = {
     "prepare": 1, "base": 1, "seeds": 1, "clean": 1, "brnf": 2, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
+    "export": 1,
 }  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 
@@ -254,6 +256,31 @@ def _read_out_stage(
         matters={"read_out": dataclasses.asdict(read_out), "precision": config.compute.precision},
         config=config,
         inputs={"run": manifest_hash(run), "shards": manifest_hash(shards)},
+        work=work,
+    )
+
+
+def export_stage(*, labels: str, format: FormatName, image: str, out: str) -> Stage:
+    """Labels -> the same in the format of another tool.
+
+    Raises:
+        ValueError: If the labels are not complete.
+    """
+    labels, out = map(storage.absolute, (labels, out))
+    inputs = {"labels": manifest_hash(labels)}
+
+    def work() -> dict[str, Any]:
+        from brnf.export.formats import export
+
+        return export(labels, out, format, image)
+
+    return Stage(
+        name="export",
+        version=VERSIONS["export"],
+        out=out,
+        matters={"format": format, "image": image},
+        config=run_config(labels),
+        inputs=inputs,
         work=work,
     )
 

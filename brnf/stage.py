@@ -27,7 +27,7 @@ from brnf.data.schema import CONFIG, DONE, MANIFEST
 
 PipelineStage = Literal["prepare", "base", "seeds", "clean", "brnf", "label", "evaluate", "report"]
 """In the order of the chain."""
-StageName = PipelineStage | Literal["tune", "score"]
+StageName = PipelineStage | Literal["tune", "score", "export"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ import tyro
 from brnf.ablation import Ablation
 from brnf.arms import chosen_arms
 from brnf.bias_curve import DIALS, BiasCurve
-from brnf.chain import label_stage, prepare_stage, progress, run_config, seeds_stage, train_stage
+from brnf.chain import export_stage, label_stage, prepare_stage, progress, run_config, seeds_stage, train_stage
 from brnf.config import ComputeConfig, DataConfig, ReadOutConfig, RunConfig, load_recipe
 from brnf.data import storage
 from brnf.data.schema import MANIFEST
+from brnf.export import FormatName
 from brnf.pipeline import Pipeline
 from brnf.presets import Preset, preset_fields
 from brnf.stage import Outcome, PipelineStage, Stage, run_stage
@@ -326,6 +327,31 @@ class Evaluate(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Verb):
+    """Labels -> the format of another tool: COCO JSON, Label Studio tasks, a VOC tree, Parquet, NumPy arrays."""
+
+    labels: str
+    """Directory of the labels."""
+    out: str
+    """Directory to write."""
+    format: FormatName
+    """coco: annotations.json, run-length encoded. label-studio: tasks.json with brush predictions, labelling.xml.
+    voc: SegmentationClass and ImageSets. parquet: masks as PNG in tables. npz: one array `mask` an image."""
+    image: str = "{id}.jpg"
+    """Where the tool finds an image, {id} for its id; for Label Studio perhaps /data/local-files/?d=photos/{id}.jpg."""
+    force: Switch = False
+    """Delete what an earlier command wrote to the output directory and start anew."""
+
+    def run(self) -> Result:
+        stage = export_stage(labels=self.labels, format=self.format, image=self.image, out=self.out)
+        outcome = run_stage(stage, force=self.force)
+        manifest = outcome.manifest
+        values = {"out": stage.out, "format": self.format, "images": manifest["num_images"], "ran": outcome.ran}
+        lines = [f"{manifest['num_images']} images as {self.format} in {stage.out}"]
+        return Result(values=values, lines=lines, outcomes=[outcome])
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPipeline(RecipeVerb):
     """All stages in one: data set -> shards, base, seeds, brnf, labels, metrics.json, report.html.
 
@@ -492,4 +518,5 @@ VERBS: dict[str, type[Verb]] = {
     "seeds": Seeds,
     "label": Label,
     "evaluate": Evaluate,
+    "export": Export,
 }

@@ -65,6 +65,7 @@ def test_help__is_quick_because_it_loads_neither_torch_nor_ray() -> None:
         (["pipeline", "--config", "coco_resnet50", "--root", "r", "--out", "o"], ["train2014", "r has neither"]),
         (["label", "--run", "nowhere", "--shards", "s", "--out", "o"], ["nowhere", "brnf train"]),
         (["evaluate", "--labels", "nowhere", "--shards", "none"], ["none"]),
+        (["export", "--labels", "nowhere", "--format", "coco", "--out", "o"], ["nowhere", "manifest.json"]),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,
 )

@@ -30,6 +30,7 @@ RUN_BY = {
     "seeds": "tests/integration",
     "label": "tests/integration",
     "evaluate": "tests/evaluation",
+    "export": "tests/export",
     "pipeline": "by hand: hours on real photographs",
     "tune": "tests/integration/test_tune.py",
     "ablate": "tests/integration/test_ablate.py",

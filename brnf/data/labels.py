@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -48,6 +49,11 @@ class Labels:
                 if row["id"] in wanted and row["mask"] is not None:
                     found[row["id"]] = row["mask"]
         return found
+
+    def read_part(self, file: str) -> pa.Table:
+        """Rows (schema.LABEL) of a part file that have a mask."""
+        filesystem, inner = _within(self.path, file)
+        return pq.read_table(inner, schema=LABEL, filters=pads.field("error").is_null(), filesystem=filesystem)
 
 
 def _index(parts: str) -> dict[str, str]:

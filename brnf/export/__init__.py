@@ -1,1 +1,5 @@
 """Labels in the formats of other tools."""
+
+from typing import Literal
+
+FormatName = Literal["coco", "label-studio", "voc", "parquet", "npz"]
