@@ -27,7 +27,7 @@ from brnf.config import (
 )
 from brnf.data import storage
 from brnf.data.schema import CONFIG
-from brnf.export import FormatName
+from brnf.export import ID, FormatName
 from brnf.stage import (
     Outcome,
     PipelineStage,
@@ -264,8 +264,10 @@ def export_stage(*, labels: str, format: FormatName, image: str, out: str) -> St
     """Labels -> the same in the format of another tool.
 
     Raises:
-        ValueError: If the labels are not complete.
+        ValueError: If the labels are not complete, or `image` has no place for an id.
     """
+    if ID not in image:
+        raise ValueError(f"--image is {image!r}, the same for all: put {ID} where their ids go (photos/{ID}.jpg)")
     labels, out = map(storage.absolute, (labels, out))
     inputs = {"labels": manifest_hash(labels)}
 

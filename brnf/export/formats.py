@@ -19,12 +19,9 @@ from brnf.data import storage
 from brnf.data.labels import Labels
 from brnf.data.schema import FORMAT_VERSION, MANIFEST
 from brnf.data.transforms import decode_mask
-from brnf.export import FormatName
+from brnf.export import ID, FormatName
 from brnf.export.coco_json import regions
 from brnf.export.label_studio import labelling_config, task
-
-ID = "{id}"
-"""What stands for an image's id where images are said to be."""
 
 
 def export(labels: str, out: str, format: FormatName, image: str) -> dict[str, Any]:
@@ -41,10 +38,8 @@ def export(labels: str, out: str, format: FormatName, image: str) -> dict[str, A
         The manifest, which is written last.
 
     Raises:
-        ValueError: If the labels are not complete, or `image` does not hold "{id}".
+        ValueError: If the labels are not complete.
     """
-    if ID not in image:
-        raise ValueError(f"--image is {image!r}, the same for all: put {ID} where their ids go (photos/{ID}.jpg)")
     opened = Labels.open(labels)
     writer = WRITERS[format](labels=opened, out=out, image=image)
     names = sorted(set(opened.files.values()))

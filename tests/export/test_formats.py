@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from label_studio_converter import brush
 from pycocotools.coco import COCO
 
+from brnf.chain import export_stage
 from brnf.data import storage
 from brnf.data.palette import voc_palette
 from brnf.data.schema import LABEL, unit_name
@@ -148,6 +149,8 @@ def test_every_format__same_bytes_again_and_a_manifest_that_names_what_is_missin
     assert all((once / file).read_bytes() == (again / file).read_bytes() for file in files)
 
 
-def test_images_without_a_place_for_their_id__are_refused(labels: str, tmp_path: Path) -> None:
+def test_images_without_a_place_for_their_id__are_refused_before_anything_is_written(
+    labels: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"--image is 'photo.jpg'.*\{id\}"):
-        export(labels, str(tmp_path), "coco", "photo.jpg")
+        export_stage(labels=labels, format="coco", image="photo.jpg", out=str(tmp_path))
