@@ -21,9 +21,11 @@ from brnf.config import (
     ContrastConfig,
     DenoiseConfig,
     ReadOutConfig,
+    Refiner,
     RunConfig,
     as_dict,
     parse,
+    require,
 )
 from brnf.data import storage
 from brnf.data.schema import CONFIG
@@ -40,8 +42,8 @@ from brnf.tune_space import TuneSpace
 
 STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
 VERSIONS: dict[StageName, int] = {
-    "prepare": 1, "base": 1, "seeds": 1, "clean": 1, "brnf": 2, "label": 1, "evaluate": 2, "tune": 1, "score": 1,
-    "export": 1,
+    "prepare": 1, "base": 1, "seeds": 1, "clean": 1, "brnf": 2, "label": 2, "evaluate": 2, "tune": 1, "score": 1,
+    "export": 1, "irn": 1,
 }  # fmt: skip
 """Raised when a stage's code changes what it writes for the same inputs, so that old outputs count as stale."""
 
@@ -207,16 +209,83 @@ def true_seeds_stage(config: RunConfig, *, shards: str, out: str) -> Stage:
     )
 
 
+def irn_labels_stage(config: RunConfig, *, shards: str, seeds: str, out: str) -> Stage:
+    """Shards and their base seeds -> the classes of cells that a boundary network can be sure of.
+
+    Raises:
+        ValueError: If an input is not a finished stage's, or the network could not be trained with these workers.
+    """
+    _check_irn_workers(config)
+    shards, seeds, out = map(storage.absolute, (shards, seeds, out))
+    options = config.irn
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.irn_labels import make_irn_labels
+
+        return make_irn_labels(options, shards=shards, seeds=seeds, out=out)
+
+    return Stage(
+        name="irn",
+        version=VERSIONS["irn"],
+        out=out,
+        matters={
+            "foreground_factor": options.foreground_factor,
+            "background_factor": options.background_factor,
+            "crf": dataclasses.asdict(options.crf),
+        },
+        config=config,
+        inputs={"shards": manifest_hash(shards), "seeds": manifest_hash(seeds)},
+        work=work,
+    )
+
+
+def irn_stage(config: RunConfig, *, shards: str, labels: str, out: str) -> Stage:
+    """Shards and the output of `irn_labels_stage`, which may lie in `out` -> a trained boundary network.
+
+    Raises:
+        ValueError: If an input is not a finished stage's, or the batch does not divide among the workers.
+    """
+    _check_irn_workers(config)
+    shards, labels, out = map(storage.absolute, (shards, labels, out))
+
+    def work() -> dict[str, Any]:
+        from brnf.distributed.train import train
+
+        return train(config, method="irn", shards=shards, seeds=labels, out=out)
+
+    values = as_dict(config)
+    return Stage(
+        name="irn",
+        version=VERSIONS["irn"],
+        out=out,
+        matters={
+            **{key: values[key] for key in ("random_seed", "backbone", "augment", "irn")},
+            "precision": config.compute.precision,
+        },
+        config=config,
+        inputs={"shards": manifest_hash(shards), "labels": manifest_hash(labels)},
+        work=work,
+        beside=(labels.removeprefix(f"{out}/"),),
+    )
+
+
+def _check_irn_workers(config: RunConfig) -> None:
+    """Not a check of RunConfig, since most runs have no boundary network."""
+    batch, workers = config.irn.optim.batch_size, config.compute.num_workers
+    require(batch % workers == 0, "irn.optim.batch_size", batch, f"give a multiple of compute.num_workers ({workers})")
+
+
 def label_stage(config: RunConfig, *, run: str, shards: str, out: str) -> Stage:
-    """A trained run and shards -> labels, read out as `config.label` says."""
+    """A trained run and shards -> labels, read out as `config.label` and written as `config.masks` say."""
     run, shards, out = map(storage.absolute, (run, shards, out))
 
     def work() -> dict[str, Any]:
         from brnf.distributed.label import label
 
-        return label(config.label, config.compute, run=run, shards=shards, out=out)
+        return label(config.label, config.compute, run=run, shards=shards, out=out, masks=config.masks)
 
-    return _read_out_stage("label", config, config.label, run=run, shards=shards, out=out, work=work)
+    masks = dataclasses.asdict(config.masks)
+    return _read_out_stage("label", config, config.label, masks, run=run, shards=shards, out=out, work=work)
 
 
 def score_stage(config: RunConfig, ways: Sequence[ReadOutConfig], *, run: str, shards: str, out: str) -> Stage:
@@ -232,7 +301,7 @@ def score_stage(config: RunConfig, ways: Sequence[ReadOutConfig], *, run: str, s
         name="score",
         version=VERSIONS["score"],
         out=out,
-        matters={"read_outs": [dataclasses.asdict(way) for way in ways], "precision": config.compute.precision},
+        matters={"read_outs": [_matters(way) for way in ways], "precision": config.compute.precision},
         config=config,
         inputs={"run": manifest_hash(run), "shards": manifest_hash(shards)},
         work=work,
@@ -243,6 +312,7 @@ def _read_out_stage(
     name: StageName,
     config: RunConfig,
     read_out: ReadOutConfig,
+    beside: dict[str, Any] | None = None,
     *,
     run: str,
     shards: str,
@@ -253,11 +323,23 @@ def _read_out_stage(
         name=name,
         version=VERSIONS[name],
         out=out,
-        matters={"read_out": dataclasses.asdict(read_out), "precision": config.compute.precision},
+        matters={"read_out": _matters(read_out), "precision": config.compute.precision, **(beside or {})},
         config=config,
-        inputs={"run": manifest_hash(run), "shards": manifest_hash(shards)},
+        inputs={"run": manifest_hash(run), "shards": manifest_hash(shards), **_boundary_input(read_out)},
         work=work,
     )
+
+
+def _matters(read_out: ReadOutConfig) -> dict[str, Any]:
+    """What labels depend on in a way of reading: not on refiners that take no part, nor on where boundaries lie."""
+    values = dataclasses.asdict(read_out)
+    values["walk"].pop("boundaries")
+    return {name: value for name, value in values.items() if name not in get_args(Refiner) or name in read_out.refiners}
+
+
+def _boundary_input(read_out: ReadOutConfig) -> dict[str, str]:
+    """The boundary network among a stage's inputs, where there is a walk."""
+    return {"boundaries": manifest_hash(str(read_out.walk.boundaries))} if "walk" in read_out.refiners else {}
 
 
 def export_stage(*, labels: str, format: FormatName, image: str, out: str) -> Stage:
@@ -315,15 +397,15 @@ def tune_stage(
     )
 
 
-def run_config(run: str) -> RunConfig:
+def run_config(run: str, flag: str = "--run", writer: str = "brnf train") -> RunConfig:
     """The resolved configuration that a stage left in its directory.
 
     Raises:
-        ValueError: If `run` is not the output of a stage.
+        ValueError: If `run` is not the output of a stage; says which `flag` needs the output of which `writer`.
     """
     path = storage.join(run, CONFIG)
     if not storage.exists(path):
-        raise ValueError(f"--run {run} holds no {CONFIG}: give the output directory of `brnf train`")
+        raise ValueError(f"{flag} {run} holds no {CONFIG}: give the output directory of `{writer}`")
     return parse(storage.read_json(path)["config"])
 
 

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as Ray's own handler, once it has started
     try:
         execute(parse_verb(name, rest))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if "--debug" in rest or os.environ.get("BRNF_DEBUG") == "1":
             traceback.print_exc()
         print(f"brnf {name}: error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import pydantic
 import yaml
@@ -23,6 +23,8 @@ import yaml
 FORBID_UNKNOWN = pydantic.ConfigDict(extra="forbid")
 
 ReadOut = Literal["classifier", "prototype", "posterior", "fusion"]
+Refiner = Literal["crf", "guided", "par", "walk"]
+CrfPreset = Literal["irn", "clip_es", "deeplab", "afa"]
 
 
 def require(ok: bool, name: str, value: object, remedy: str) -> None:
@@ -429,6 +431,61 @@ class GuidedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrfConfig:
+    """Dense CRF of the maps read out and the image (Kraehenbuehl, Koltun 2011; pip install 'brnf[crf]')."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    preset: CrfPreset = "irn"
+    """Whose kernels and unary: irn (SIPE and SFC too; hard labels), clip_es, deeplab, afa (ToCo too; soft scores)."""
+    iterations: int = 10
+    """Of mean field."""
+    sharpness: float = 8.0
+    """Factor on scores in [0, 1] before their softmax over classes; irn looks at the best class only."""
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, "crf.iterations", self.iterations, "give 1 or more; 10 is usual")
+        require(self.sharpness > 0, "crf.sharpness", self.sharpness, "give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkConfig:
+    """Random walk stopped by boundaries (IRN, Ahn et al. 2019)."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    boundaries: str | None = None
+    """Directory of the boundary network that `brnf irn` trained."""
+    beta: float = 10.0
+    """How much faint boundaries stop (IRN)."""
+    steps: int = 256
+    """Of the walk (IRN's 2 to the power of 8)."""
+    power: float = 1.5
+    """Of the maps before the walk (SIPE)."""
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "walk.beta", self.beta, "give a positive number; 10 is usual")
+        require(self.steps >= 1, "walk.steps", self.steps, "give 1 or more; 256 is usual")
+        require(self.power > 0, "walk.power", self.power, "give a positive number; 1.5 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParConfig:
+    """Pixel-adaptive refinement: each pixel takes the scores of neighbours that look like it (AFA, CVPR 2022)."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    iterations: int = 10
+    """Times that scores are averaged (AFA)."""
+    sharpness: float = 8.0
+    """Factor on scores in [0, 1] before their softmax over classes (ours)."""
+
+    def __post_init__(self) -> None:
+        require(self.iterations >= 1, "par.iterations", self.iterations, "give 1 or more; 10 is usual")
+        require(self.sharpness > 0, "par.sharpness", self.sharpness, "give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadOutConfig:
     """From a trained network to class scores of an image."""
 
@@ -450,10 +507,21 @@ class ReadOutConfig:
     posterior_background: float = 1.0
     """Prior odds of the background in the posterior, against each class of the image: more makes its maps tighter. 1
     is the uniform prior that f1 is trained with (ours). Choose it on `train`."""
-    refine: Literal["none", "guided"] = "none"
-    """What is done to the maps after the network: nothing, or the guided filter."""
+    refine: str = "none"
+    """What is done to the maps after the network: none, crf, guided, par, walk, or several in turn, as in walk+crf."""
     guided: GuidedConfig = field(default_factory=GuidedConfig)
     """The guided filter, where refine asks for it."""
+    crf: CrfConfig = field(default_factory=CrfConfig)
+    """The dense CRF, where refine asks for it."""
+    walk: WalkConfig = field(default_factory=WalkConfig)
+    """The random walk, where refine asks for it."""
+    par: ParConfig = field(default_factory=ParConfig)
+    """Pixel-adaptive refinement, where refine asks for it."""
+
+    @property
+    def refiners(self) -> tuple[Refiner, ...]:
+        """What `refine` names, in turn."""
+        return () if self.refine == "none" else cast(tuple[Refiner, ...], tuple(self.refine.split("+")))
 
     def __post_init__(self) -> None:
         factor = self.background_factor
@@ -464,6 +532,26 @@ class ReadOutConfig:
         positive = min(self.fusion) >= 0 and sum(self.fusion) > 0
         require(positive, "fusion", self.fusion, "give weights of 0 or more, not all 0")
         require(self.long_side is None or self.long_side >= 32, "long_side", self.long_side, "give 32 or more, or none")
+        known = set(self.refiners) <= set(get_args(Refiner))
+        require(known, "refine", self.refine, f"give none, {', '.join(get_args(Refiner))}, or a chain such as walk+crf")
+        walks = "walk" not in self.refiners or self.walk.boundaries is not None
+        require(walks, "walk.boundaries", None, "give the directory of a `brnf irn`, since refine has a walk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksConfig:
+    """From class scores to masks, and what is kept beside them."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    ignore_below: float = 0.0
+    """Pixels whose best score is lower become 255, to be ignored. After crf, guided or par, scores are probabilities
+    (CLIP-ES takes 0.95 after its CRF). 0 labels every pixel."""
+    keep_scores: bool = False
+    """Write scores/{id}.npz too: `keys` (K,) and `scores` (K, h, w), float16 at a quarter of the image's size."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.ignore_below <= 1, "ignore_below", self.ignore_below, "give a score, 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,8 +587,42 @@ class CleanConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IrnConfig:
+    """The boundary network of the random walk (IRN, Ahn et al. 2019), and the base seeds that it trusts."""
+
+    __pydantic_config__ = FORBID_UNKNOWN
+
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(epochs=3, batch_size=32, lr_backbone=0.0, lr_new=0.1, clip_norm=10.0)
+    )
+    """Optimisation of the new layers (IRN: 3 epochs, batch 32, rate 0.1, practically no momentum); the backbone never
+    learns. IRN does not clip."""
+    displacement_rate: float = 10.0
+    """Learning rate of the displacement's layers, as a multiple of lr_new (IRN)."""
+    radius: int = 10
+    """Cells of 4 pixels; pairs of cells nearer than this are compared (IRN)."""
+    foreground_factor: float = 1.0
+    """Multiplies the background where foreground is found: more trusts less of it (SIPE: as it is)."""
+    background_factor: float = 0.5
+    """Multiplies the background where background is found: less trusts less of it (SIPE)."""
+    crf: CrfConfig = field(default_factory=CrfConfig)
+    """Dense CRF that both are found with, at the image's own size (IRN)."""
+
+    def __post_init__(self) -> None:
+        still = self.optim.lr_backbone == 0
+        require(still, "irn.optim.lr_backbone", self.optim.lr_backbone, "give 0: only new layers learn")
+        require(self.radius >= 2, "irn.radius", self.radius, "give 2 or more; 10 is usual")
+        require(self.displacement_rate > 0, "irn.displacement_rate", self.displacement_rate, "give a positive number")
+        factors = (self.background_factor, self.foreground_factor)
+        require(
+            0 < factors[0] <= factors[1],
+            "irn.background_factor", factors[0], f"give 0 to irn.foreground_factor ({factors[1]})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Machines, not results: no field here changes what a run computes, but for precision's rounding."""
+    """Machines, not results: no field here changes what a run computes, but for rounding."""
 
     __pydantic_config__ = FORBID_UNKNOWN
 
@@ -512,6 +634,11 @@ class ComputeConfig:
     """CPU cores of a training worker; none shares the node's among its workers."""
     label_actors: int | None = None
     """Actors that read out labels and seeds; none means one a GPU, else one a core."""
+    label_batch: int | None = None
+    """Images of one size that an actor reads together; none means 16 on a GPU and 1 on the CPU (ours)."""
+    refine_actors: int | None = None
+    """Actors that refine what the others have read. None means the CPUs that GPUs leave; without a GPU, and with 0,
+    those that read refine as well."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network; flows, mixture and losses stay in float32."""
     prefetch_batches: int = 3
@@ -526,6 +653,10 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         for name in ("num_workers", "prefetch_batches", "log_every", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"compute.{name}", getattr(self, name), "give 1 or more")
+        batch = self.label_batch
+        require(batch is None or batch >= 1, "compute.label_batch", batch, "give 1 or more, or none")
+        refining = self.refine_actors
+        require(refining is None or refining >= 0, "compute.refine_actors", refining, "give 0 or more, or none")
         require(
             self.checkpoint_every % self.log_every == 0,
             "compute.checkpoint_every", self.checkpoint_every, f"give a multiple of log_every ({self.log_every})",
@@ -560,6 +691,10 @@ class RunConfig:
     """The BRNF network."""
     label: ReadOutConfig = field(default_factory=ReadOutConfig)
     """How the BRNF network is read out for labels; the base is scored the same way with seeds.maps."""
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    """What labels hold."""
+    irn: IrnConfig = field(default_factory=IrnConfig)
+    """The boundary network, for labels that are refined by a walk."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Machines; not part of the hash."""
 

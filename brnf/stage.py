@@ -13,7 +13,7 @@ import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from brnf.data.schema import CONFIG, DONE, MANIFEST
 
 PipelineStage = Literal["prepare", "base", "seeds", "clean", "brnf", "label", "evaluate", "report"]
 """In the order of the chain."""
-StageName = PipelineStage | Literal["tune", "score", "export"]
+StageName = PipelineStage | Literal["irn", "tune", "score", "export"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class Stage:
     """What it reads, by role: hashes, from `manifest_hash`."""
     work: Callable[[], dict[str, Any]]
     """Does it, or what is left of it, and returns its manifest."""
+    beside: tuple[str, ...] = ()
+    """Names in `out` that other stages own."""
 
     @property
     def key(self) -> str:
@@ -116,7 +118,7 @@ def run_stage(
     if found is not None and (force or found != stage.key):
         if not (force or replace):
             _refuse_other(stage)
-        clear(stage.out)
+        clear(stage.out, stage.beside)
     begin()
     started = time.monotonic()
     _write_config(stage)
@@ -126,11 +128,14 @@ def run_stage(
     return Outcome(stage=stage.name, out=stage.out, manifest=manifest, ran=True)
 
 
-def clear(out: str) -> None:
-    """Delete what a stage wrote: the marker first and the record that it was ours last, so that it can be repeated."""
+def clear(out: str, beside: Sequence[str] = ()) -> None:
+    """Delete what a stage wrote: the marker first and the record that it was ours last, so that it can be repeated.
+
+    What lies `beside`, by name, is left alone.
+    """
     storage.delete(storage.join(out, DONE))
     for name in _entries(out):
-        if name != CONFIG:
+        if name != CONFIG and name not in beside:
             storage.delete(storage.join(out, name))
     storage.delete(storage.join(out, CONFIG))
 
@@ -175,7 +180,7 @@ def _entries(out: str) -> list[str]:
 
 
 def _refuse_foreign(stage: Stage) -> None:
-    names = [name for name in _entries(stage.out) if not name.endswith(".partial")]
+    names = [name for name in _entries(stage.out) if not name.endswith(".partial") and name not in stage.beside]
     if names and CONFIG not in names:
         raise ValueError(
             f"{stage.out} holds files that brnf did not write ({', '.join(sorted(names)[:3])}): "

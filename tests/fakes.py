@@ -57,7 +57,7 @@ class Stages:
     def make_true_seeds(self, *, shards: str, out: str) -> dict[str, Any]:
         return self._write("true seeds", out, inputs=[manifest_hash(shards)])
 
-    def label(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str) -> dict[str, Any]:
+    def label(self, read_out: Any, compute: Any, *, run: str, shards: str, out: str, masks: Any) -> dict[str, Any]:
         call = "label base" if Path(run).name == "base" else f"label {Path(shards).name}"
         return self._write(call, out, read_out=repr(read_out), inputs=[manifest_hash(run), manifest_hash(shards)])
 

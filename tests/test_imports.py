@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "brnf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BELOW = {"training", "inference", "evaluation", "export", "denoise", "losses", "models", "data", "config"}
+BELOW = {"training", "inference", "evaluation", "export", "denoise", "affinity", "losses", "models", "data", "config"}
 CHAINS = {"ablation", "bias_curve", "pipeline", "chain"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"verbs", "stage", "data"},
@@ -27,11 +27,12 @@ ALLOWED: dict[str, set[str]] = {
     "arms": {"config"},
     "presets": set(),
     "stage": {"data", "config"},
-    "training": {"denoise", "losses", "models", "config"},
-    "inference": {"denoise", "losses", "models", "config"},
+    "training": {"denoise", "affinity", "losses", "models", "config"},
+    "inference": {"denoise", "affinity", "losses", "models", "config"},
     "evaluation": {"denoise", "losses", "models", "data", "config"},
     "export": {"denoise", "losses", "models", "data", "config"},
     "denoise": {"models", "config"},
+    "affinity": {"losses", "models", "config"},
     "losses": {"models", "config"},
     "models": {"config"},
     "data": {"config"},

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from brnf import cli, verbs
+from brnf import cli
 from brnf.config import RunConfig, as_dict, load_recipe
+from brnf.verbs import stages
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,7 @@ RUN_BY = {
     "prepare": "tests/integration/test_prepare.py",
     "train": "tests/integration",
     "seeds": "tests/integration",
+    "irn": "tests/integration/test_irn.py",
     "label": "tests/integration",
     "evaluate": "tests/evaluation",
     "export": "tests/export",
@@ -76,7 +78,7 @@ def as_verb(job: str) -> str:
     "command", [c for c in COMMANDS if c.startswith("brnf ")] + [as_verb(job) for job in JOBS]
 )
 def test_readme__command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "run_config", lambda run: load_recipe("demo"))  # of runs that are not here
+    monkeypatch.setattr(stages, "run_config", lambda *_: load_recipe("demo"))  # of runs that are not here
     words = ["demo" if word in ("mine.yaml", "out/sweep/best.yaml") else word for word in shlex.split(command)[1:]]
     verb, arguments = cli.split_verb(words)
     cli.parse_verb(verb, arguments)

@@ -1,4 +1,12 @@
-"""A recipe that trains in seconds, on a sample of a few dozen scenes."""
+"""A recipe that trains in seconds, on a sample of a few dozen scenes; and a run that nothing has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brnf.config import BackboneConfig, RunConfig, as_dict
+from brnf.data import storage
+from brnf.data.schema import CONFIG, MANIFEST
 
 RECIPE = """
 data: {unit_rows: 8, part_rows: 16, train_split: train, score_split: val, label_splits: [val]}
@@ -13,3 +21,19 @@ brnf:
 label: {scales: [1.0]}
 compute: {log_every: 1, checkpoint_every: 1, device: cpu}
 """
+
+
+def write_random_run(out: str, class_names: Sequence[str]) -> None:
+    """Write a base run with random weights."""
+    import torch
+
+    from brnf.models.brnf import Brnf
+    from brnf.training.checkpoint import WEIGHTS, pack_weights
+
+    backbone = BackboneConfig(name="test_resnet", weights="none", side_channels=(8, 8, 8, 8))
+    config = RunConfig(backbone=backbone)
+    torch.manual_seed(0)
+    storage.write_bytes(storage.join(out, WEIGHTS), pack_weights(Brnf(config, len(class_names), "sipe").state_dict()))
+    manifest = {"method": "sipe", "class_names": class_names, "initialisation": "none", "config": as_dict(config)}
+    storage.write_json(storage.join(out, MANIFEST), manifest)
+    storage.write_json(storage.join(out, CONFIG), {"config": as_dict(config)})

@@ -49,6 +49,7 @@ LABEL = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("mean_top_score", pa.float32()),  # mean over pixels of the winning score, in [0, 1]
         pa.field("uncertain_share", pa.float32()),  # share of pixels whose two best scores differ by < 0.1
+        pa.field("entropy", pa.float32()),  # mean over pixels, of the most there could be, in [0, 1]
         pa.field("error", pa.string()),  # null, or why this image was not labelled
     ]
 )

@@ -6,13 +6,22 @@ renames a directory or relies on a disk shared by all nodes.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 import uuid
 from typing import Any
 
 from pyarrow import fs
 
+PATIENCE_S, FIRST_PAUSE_S = 60.0, 0.5
+"""For how long a write that fails is tried again, and after how long first; each pause is twice the one before."""
+LASTING = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Errors that do not pass by themselves."""
 INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for what `ray job submit` runs."""
 
@@ -62,7 +71,25 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Put a whole file atomically: readers see the old file, or the new one, never a part of it."""
+    """Put a whole file atomically: readers see the old file, or the new one, never a part of it.
+
+    A storage that is briefly away is waited for.
+
+    Raises:
+        OSError: If the file cannot be written, now or after PATIENCE_S seconds; names the file and the cause.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+    while True:
+        try:
+            return _put(path, content)
+        except OSError as error:
+            if error.errno in LASTING or time.monotonic() + pause > deadline:
+                raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        time.sleep(pause)
+        pause *= 2
+
+
+def _put(path: str, content: bytes) -> None:
     filesystem, inner = open_location(path)
     if not isinstance(filesystem, fs.LocalFileSystem):
         with filesystem.open_output_stream(inner) as stream:  # an object store commits on close

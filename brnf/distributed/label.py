@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,19 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import ray
 
-from brnf.config import ComputeConfig, ReadOutConfig
+from brnf.config import ComputeConfig, MasksConfig, ReadOutConfig
 from brnf.data import storage
-from brnf.data.schema import BACKGROUND, FORMAT_VERSION, LABEL, MANIFEST, SEED, part_name, unit_name
-from brnf.data.seeds import encode_seed
+from brnf.data.schema import BACKGROUND, FORMAT_VERSION, IGNORE_INDEX, LABEL, MANIFEST, SEED, part_name, unit_name
+from brnf.data.seeds import STORED, encode_seed
 from brnf.data.shards import Shards, Unit, encode_rows
+from brnf.distributed.read_out import COLUMNS, ReadOutJob, Writer
 from brnf.distributed.runs import run_manifest
 from brnf.distributed.session import session
-from brnf.distributed.units import COLUMNS, ReadOutJob, Writer, read_units
+from brnf.distributed.units import read_units
 from brnf.export.voc_png import encode_palette_png
-from brnf.inference.multiscale import Scores, certainty, label_map, map_weights
+from brnf.inference.certainty import certainty
+from brnf.inference.multiscale import Scores, label_map, map_weights
+from brnf.inference.refiners import check_refiners, resize_maps
 
 SEED_CELL = 4
 """Pixels of the image, along a side, that a pixel of its seed stands for."""
@@ -39,7 +43,15 @@ BACKGROUND_RULES = {
 }
 
 
-def label(config: ReadOutConfig, compute: ComputeConfig, *, run: str, shards: str, out: str) -> dict[str, Any]:
+def label(
+    config: ReadOutConfig,
+    compute: ComputeConfig,
+    *,
+    run: str,
+    shards: str,
+    out: str,
+    masks: MasksConfig = MasksConfig(),  # noqa: B008  (frozen)
+) -> dict[str, Any]:
     """Write a mask for every image; goes on where it stopped, and ends with the same bytes.
 
     Args:
@@ -47,7 +59,9 @@ def label(config: ReadOutConfig, compute: ComputeConfig, *, run: str, shards: st
         compute: Actors, device and precision.
         run: Finished run, of either method.
         shards: Split to label.
-        out: Gets masks/{id}.png, parts/ with one file a unit (schema.LABEL) and, last, manifest.json.
+        out: Gets masks/{id}.png, scores/{id}.npz if they are kept, parts/ with one file a unit (schema.LABEL) and,
+            last, manifest.json.
+        masks: What becomes of the scores.
 
     Returns:
         The manifest. Its `quarantine` names each image that could not be labelled, with the reason.
@@ -56,9 +70,9 @@ def label(config: ReadOutConfig, compute: ComputeConfig, *, run: str, shards: st
         ValueError: If run and shards do not fit together, or the run cannot be read out like this.
     """
     out = storage.absolute(out)
-    job = open_job((config,), compute, MaskWriter(out), run=run, shards=shards)
+    job = open_job((config,), compute, MaskWriter(out, masks), run=run, shards=shards)
     read_units(job, "label")
-    manifest = describe(job, "labels") | {"protocol": protocol(job, config)}
+    manifest = describe(job, "labels") | {"protocol": protocol(job, config) | dataclasses.asdict(masks)}
     storage.write_json(storage.join(out, MANIFEST), manifest)
     return manifest
 
@@ -114,6 +128,7 @@ def open_job(
             raise ValueError(
                 f"maps is {config.maps!r}, but {run} is a base, without flow: give classifier or prototype"
             )
+        check_refiners(config)
     return ReadOutJob(run=run, shards=opened, configs=configs, compute=compute, writer=writer)
 
 
@@ -122,6 +137,7 @@ class MaskWriter:
     """Puts palette PNGs; the rows of a unit carry them too, so that tables can be read without a million files."""
 
     out: str
+    config: MasksConfig = field(default_factory=MasksConfig)
 
     @property
     def folder(self) -> str:
@@ -140,14 +156,26 @@ class MaskWriter:
 
     def accept(self, row: dict[str, Any], readings: Sequence[Scores]) -> dict[str, Any]:
         [scores] = readings
-        mask = encode_palette_png(label_map(scores))
+        labels = label_map(scores)
+        labels[scores.maps.amax(dim=0).cpu().numpy() < self.config.ignore_below] = IGNORE_INDEX
+        mask = encode_palette_png(labels)
         storage.write_bytes(storage.join(self.out, "masks", f"{row['id']}.png"), mask)
-        mean_top_score, uncertain_share = certainty(scores)
-        figures = {"mean_top_score": mean_top_score, "uncertain_share": uncertain_share}
+        if self.config.keep_scores:
+            storage.write_bytes(storage.join(self.out, "scores", f"{row['id']}.npz"), encode_scores(scores))
+        figures = certainty(scores.maps)._asdict()
         return {"id": row["id"], "mask": mask, "width": row["width"], "height": row["height"], **figures, "error": None}
 
     def refuse(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
         return {"id": row["id"], "width": row["width"], "height": row["height"], "error": reason}
+
+
+def encode_scores(scores: Scores) -> bytes:
+    """An .npz of `keys`, int16 (K,), and `scores`, float16 (K, h, w) at a quarter of the image's size."""
+    size = tuple(-(-side // SEED_CELL) for side in scores.maps.shape[1:])
+    smaller = resize_maps(scores.maps.cpu().numpy(), size)
+    content = io.BytesIO()
+    np.savez_compressed(content, keys=np.array(scores.keys, np.int16), scores=smaller.astype(STORED))
+    return content.getvalue()
 
 
 @dataclass(frozen=True)
@@ -218,7 +246,7 @@ def protocol(job: ReadOutJob, config: ReadOutConfig) -> dict[str, Any]:
         "flip": config.flip,
         "long_side": config.long_side,
         "refinement": config.refine,
-        **({"guided": dataclasses.asdict(config.guided)} if config.refine == "guided" else {}),
+        **{name: dataclasses.asdict(getattr(config, name)) for name in config.refiners},
         "background_rule": BACKGROUND_RULES[config.maps],
         "background_factor": trained_with if config.background_factor is None else config.background_factor,
         **({"posterior_background": config.posterior_background} if "posterior" in map_weights(config) else {}),

@@ -66,6 +66,11 @@ def worker_resources(compute: ComputeConfig, nodes: list[Node]) -> tuple[int, bo
     return cpus, gpu
 
 
+CPU_PART = 0.5
+"""Of a CPU, that an actor which computes on one asks for at the most: when a node goes away, its actors have to find a
+place on those that are left, or what they had been given to do would wait for another node."""
+
+
 def actor_resources(compute: ComputeConfig, nodes: list[Node], most: int) -> tuple[str, dict[str, Any]]:
     """Device of the read-out actors, how many of them (at most `most`), and what each asks Ray for.
 
@@ -82,7 +87,30 @@ def actor_resources(compute: ComputeConfig, nodes: list[Node], most: int) -> tup
         return "cuda", {"actors": actors, "num_gpus": part, "num_cpus": share(cpus - 1, actors)}
     cores = min(cpus, os.cpu_count() or 1) if len(nodes) == 1 else cpus - 1
     actors = min(compute.label_actors or max(1, cores), most)
-    return "cpu", {"actors": actors, "num_cpus": share(cpus - 1, actors)}
+    return "cpu", {"actors": actors, "num_cpus": min(CPU_PART, share(cpus - 1, actors))}
+
+
+def refiner_resources(
+    compute: ComputeConfig, nodes: list[Node], readers: dict[str, Any], most: int
+) -> dict[str, Any] | None:
+    """How many actors refine what the readers have read (at most `most`), and what each asks Ray for.
+
+    None where the readers do it themselves: on CPUs, unless compute.refine_actors says otherwise.
+
+    Args:
+        compute: The configuration.
+        nodes: The cluster.
+        readers: What `actor_resources` found.
+        most: Units that are left.
+    """
+    left = sum(node.cpus for node in nodes) - 1 - readers["actors"] * readers["num_cpus"]
+    actors = compute.refine_actors
+    if actors is None:
+        actors = max(1, math.floor(left)) if "num_gpus" in readers else 0
+    if actors == 0:
+        return None
+    actors = min(actors, most)
+    return {"actors": actors, "num_cpus": min(CPU_PART, share(math.floor(left), actors))}
 
 
 def share(amount: int, actors: int) -> float:

@@ -19,7 +19,8 @@ from brnf.data.schema import COUNTS, MANIFEST
 from brnf.data.shards import Shards
 from brnf.data.transforms import decode_mask
 from brnf.distributed.label import describe, open_job, protocol
-from brnf.distributed.units import COLUMNS, read_units
+from brnf.distributed.read_out import COLUMNS
+from brnf.distributed.units import read_units
 from brnf.evaluation.bias import count_context
 from brnf.evaluation.bootstrap import outcomes
 from brnf.evaluation.confusion import count_pixels

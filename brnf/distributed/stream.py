@@ -33,10 +33,11 @@ class DecodeAugment(ArrowBatchCollateFn):
         config: Resolved configuration.
         num_classes: C.
         epoch: Key of the augmentation, beside the random seed and the image's id.
+        stride: Pixels of the crop that a cell of its seed stands for.
     """
 
-    def __init__(self, config: RunConfig, num_classes: int, epoch: int) -> None:
-        self.config, self.num_classes, self.epoch = config, num_classes, epoch
+    def __init__(self, config: RunConfig, num_classes: int, epoch: int, stride: int) -> None:
+        self.config, self.num_classes, self.epoch, self.stride = config, num_classes, epoch, stride
         red, green, blue = (round(255 * channel) for channel in config.backbone.mean)
         self.pad_color = (red, green, blue)
 
@@ -59,7 +60,7 @@ class DecodeAugment(ArrowBatchCollateFn):
             scores,
             row_rng(self.config.random_seed, self.epoch, row["id"]),
             self.config.augment,
-            stride=self.config.backbone.output_stride,
+            stride=self.stride,
             pad_color=self.pad_color,
         )
         allowed = np.zeros(self.num_classes, dtype=bool)
@@ -79,7 +80,14 @@ def draw_key(random_seed: int, epoch: int, id: str) -> int:
 
 
 def stream(
-    source: Source, plan: np.ndarray, *, config: RunConfig, epoch: int, first_step: int, steps_per_read: int
+    source: Source,
+    plan: np.ndarray,
+    *,
+    config: RunConfig,
+    stride: int,
+    epoch: int,
+    first_step: int,
+    steps_per_read: int,
 ) -> Iterator[Batch]:
     """Iterate over a rank's batches of an epoch, from `first_step` on.
 
@@ -87,6 +95,7 @@ def stream(
         source: Shards and seeds.
         plan: (steps, batch of this rank, 2) from `rank_slice`.
         config: Resolved configuration.
+        stride: Pixels of the crop that a cell of its seed stands for.
         epoch: Which epoch.
         first_step: Steps of this epoch that are done.
         steps_per_read: Steps whose images one task reads.
@@ -112,7 +121,7 @@ def stream(
     batches = rows.iterator().iter_torch_batches(
         batch_size=plan.shape[1],
         prefetch_batches=config.compute.prefetch_batches,
-        collate_fn=DecodeAugment(config, source.shards.num_classes, epoch),
+        collate_fn=DecodeAugment(config, source.shards.num_classes, epoch, stride),
     )
     yield from cast(Iterable[Batch], batches)  # what DecodeAugment made; Ray's type knows dictionaries only
 

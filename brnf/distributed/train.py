@@ -30,14 +30,12 @@ from brnf.distributed.runs import load_run, run_manifest
 from brnf.distributed.source import Source
 from brnf.distributed.stream import steps_per_read, stream
 from brnf.models.backbones import load_weights
-from brnf.models.brnf import Brnf
 from brnf.training import health
-from brnf.training.batch import Batch, read_maps
+from brnf.training.batch import Batch
 from brnf.training.checkpoint import WEIGHTS, describe, final_weights, load_state, pack_weights, save_state
 from brnf.training.device import resolve_device
+from brnf.training.methods import METHODS, Step
 from brnf.training.metrics_log import MetricsLog
-from brnf.training.state import new_state
-from brnf.training.step import BaseStep, new_step
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -74,15 +72,15 @@ def train(
     out: str,
     until_epoch: int | None = None,
 ) -> dict[str, Any]:
-    """Train the base ("sipe") or BRNF ("brnf") on shards and write a finished run to `out`.
+    """Train one of METHODS on shards and write a finished run to `out`.
 
     Goes on from the last checkpoint in `out`, if there is one.
 
     Args:
         config: Resolved configuration.
-        method: "sipe" or "brnf".
+        method: "sipe" (the base), "brnf" or "irn" (the boundary network).
         shards: Directory of the training split.
-        seeds: Directory of its base seeds; BRNF only.
+        seeds: Directory of its base seeds, for BRNF; for the boundary network, of the classes of its sure cells.
         base: Finished base run to start from where `brnf.init` is "base".
         out: Directory of the run.
         until_epoch: Stop after so many epochs of the schedule, for a look at the run so far; none means all. A later
@@ -96,12 +94,12 @@ def train(
     """
     opened = Shards.open(shards)
     source = Source(opened, Seeds.open(seeds, opened) if seeds else None)
-    optim = config.base.optim if method == "sipe" else config.brnf.optim
+    optim, epochs = METHODS[method].optim(config), METHODS[method].epochs(config)
     epoch_plan([unit.num_rows for unit in opened.units], **plan_options(config, optim, 0))  # refuses too few images
     weights = ray.put(initial_weights(config, method, opened.num_classes, base))
     workers = config.compute.num_workers
     cpus, use_gpu = worker_resources(config.compute, living_nodes())
-    job = Job(config, method, source, weights, out, cpus, until_epoch or optim.epochs)
+    job = Job(config, method, source, weights, out, cpus, until_epoch or epochs)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
@@ -117,7 +115,7 @@ def train(
             ),
         ),
     )
-    total = optim.epochs * (opened.num_images // optim.batch_size)
+    total = epochs * (opened.num_images // optim.batch_size)
     with Progress(storage.join(out, METRICS), total):
         result = trainer.fit()
     assert result.checkpoint is not None and result.metrics is not None
@@ -137,7 +135,7 @@ def initial_weights(config: RunConfig, method: str, num_classes: int, base: str 
         weights = load_run(base)[0].network.state_dict()
     backbone = load_weights(config.backbone)
     torch.manual_seed(config.random_seed)
-    model = new_state(config, num_classes, method)
+    model = METHODS[method].new_state(config, num_classes)
     model.network.backbone.load_state_dict(backbone)
     if weights is not None:
         model.network.load_state_dict(weights)
@@ -186,16 +184,17 @@ def train_loop(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(min(job.cpus, max(1, cores)))
     device = get_device() if job.config.compute.device != "cpu" else resolve_device("cpu")
     assert isinstance(device, torch.device)
-    model = new_state(job.config, job.source.shards.num_classes, job.method)
+    method = METHODS[job.method]
+    model = method.new_state(job.config, job.source.shards.num_classes)
     model.load_state_dict(ray.get(job.weights))
     model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
-    if job.config.backbone.batch_norm == "synchronised":
-        synchronise_batch_norm(model, device)
+    if not model.network.frozen_norm:
+        synchronise_batch_norm(model.network, device)
     context = ray.train.get_context()
-    optim = job.config.base.optim if job.method == "sipe" else job.config.brnf.optim
+    optim = method.optim(job.config)
     unit_rows = [unit.num_rows for unit in job.source.shards.units]
     steps_per_epoch = job.source.shards.num_images // optim.batch_size
-    train_step = new_step(model, job.config, steps_per_epoch * optim.epochs, wrap)
+    train_step = method.new_step(model, job.config, steps_per_epoch * optim.epochs, wrap)
     recorder = Recorder(job, model, train_step, steps_per_epoch * job.epochs, device)
     step = recorder.resume()
     for epoch in range(step // steps_per_epoch, job.epochs):
@@ -204,6 +203,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
             job.source,
             rank_slice(plan, context.get_world_rank(), context.get_world_size()),
             config=job.config,
+            stride=method.stride(job.config),
             epoch=epoch,
             first_step=step % steps_per_epoch,
             steps_per_read=steps_per_read(unit_rows, optim.window_units, optim.batch_size),
@@ -223,7 +223,7 @@ def wrap(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module, broadcast_buffers=False)
 
 
-def synchronise_batch_norm(model: Brnf, device: torch.device) -> None:
+def synchronise_batch_norm(network: nn.Module, device: torch.device) -> None:
     """Let batch norm see the global batch.
 
     Raises:
@@ -236,7 +236,7 @@ def synchronise_batch_norm(model: Brnf, device: torch.device) -> None:
             "backbone.batch_norm is 'synchronised', which needs GPUs or one worker; set compute.num_workers=1 or "
             "backbone.batch_norm=frozen"
         )
-    nn.SyncBatchNorm.convert_sync_batchnorm(model.network)  # replaces the layers inside
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)  # replaces the layers inside
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -254,7 +254,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 class Recorder:
     """Logs, checkpoints and resumes a worker's run. Rank 0 writes; every rank meets at checkpoints."""
 
-    def __init__(self, job: Job, model: Brnf, train_step: BaseStep, total: int, device: torch.device) -> None:
+    def __init__(self, job: Job, model: nn.Module, train_step: Step, total: int, device: torch.device) -> None:
         self.job, self.model, self.train_step, self.total, self.device = job, model, train_step, total, device
         self.first = ray.train.get_context().get_world_rank() == 0
         self.log: MetricsLog | None = None
@@ -287,8 +287,7 @@ class Recorder:
         if self.log is None:
             ray.train.report({"step": step})
             return
-        with torch.no_grad():
-            self.log.overlays(batch, read_maps(self.model.network, batch, self.job.config), step)
+        self.log.overlays(batch.images, self.train_step.panels(batch), step)
         with tempfile.TemporaryDirectory() as directory:
             save_state(Path(directory), self.model, self.train_step.optimizers, step, self.log.rows)
             ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(directory))

@@ -1,130 +1,38 @@
-"""Reading a split out unit by unit: a pool of Ray Data actors, each unit committed by one file, what is left on resume.
+"""Reading a split out unit by unit: pools of Ray Data actors, each unit committed by one file, what is left on resume.
 
-A unit is read by the actor itself, so Ray Data carries its description only. Its images are always read one after
-the other, each with its mirror image, on a number of threads that nothing changes: a restart gives the same bytes.
+A unit is read by the actor itself, so Ray Data carries its description only, and what was read where others refine it.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray.data
-import torch
 
-from brnf.config import ComputeConfig, ReadOutConfig
 from brnf.data import storage
 from brnf.data.schema import unit_name
-from brnf.data.shards import Shards, Unit, encode_rows
-from brnf.data.transforms import decode_image
-from brnf.distributed.resources import actor_resources, living_nodes
-from brnf.distributed.runs import load_run
+from brnf.data.shards import Unit
+from brnf.distributed.read_out import ReadOutJob
+from brnf.distributed.readers import UnitFinisher, UnitReader
+from brnf.distributed.resources import actor_resources, living_nodes, refiner_resources
 from brnf.distributed.session import session
-from brnf.inference import guided
-from brnf.inference.multiscale import Scores, read_outs
-from brnf.training.device import autocast, resolve_device
 
-COLUMNS = ("id", "image", "width", "height", "orientation", "image_labels")
-"""What reading an image takes. Masks are not among them."""
 REPORT_SECONDS = 5.0
-
-
-class Writer(Protocol):
-    """What becomes of an image's scores. Picklable: actors get a copy."""
-
-    @property
-    def folder(self) -> str:
-        """Directory of the unit files."""
-        ...
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Of the unit files; `id` and `error` are among its fields."""
-        ...
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the shards that rows come with."""
-        ...
-
-    def size(self, row: dict[str, Any]) -> tuple[int, int]:
-        """Height and width of the scores wanted for an image."""
-        ...
-
-    def accept(self, row: dict[str, Any], readings: Sequence[Scores]) -> dict[str, Any]:
-        """Make the row of an image that was read, in as many ways as the job says; a ValueError refuses it."""
-        ...
-
-    def refuse(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
-        """Make the row of one that cannot be read."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOutJob:
-    """Everything an actor needs."""
-
-    run: str
-    shards: Shards
-    configs: tuple[ReadOutConfig, ...]
-    """Ways of reading; labels and seeds have one. They differ in neither scales nor flip."""
-    compute: ComputeConfig
-    writer: Writer
-
-
-class UnitReader:
-    """Actor that reads units out, with a model of its own."""
-
-    def __init__(self, job: ReadOutJob, device: str) -> None:
-        torch.set_num_threads(1)  # a core is an actor's; and sums do not depend on how many cores there are
-        torch.backends.cudnn.deterministic = True
-        self.job, self.device = job, resolve_device(device)
-        model, config, _ = load_run(job.run, device)
-        self.model = model.to(memory_format=torch.channels_last)
-        self.stride = config.backbone.output_stride
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Read one unit and commit it.
-
-        Args:
-            batch: The fields of a Unit, arrays of length one.
-
-        Returns:
-            How many `images` it has, and how many of them were `refused`.
-        """
-        unit = Unit(**{name: int(value[0]) for name, value in batch.items()})
-        writer = self.job.writer
-        rows = [self.read(row) for row in self.job.shards.read_unit(unit, writer.columns).to_pylist()]
-        path = storage.join(writer.folder, unit_name(unit.part, unit.row_group))
-        storage.write_bytes(path, encode_rows(rows, writer.schema, len(rows)))
-        refused = sum(row["error"] is not None for row in rows)
-        return {"images": np.array([len(rows)]), "refused": np.array([refused])}
-
-    def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Read one image; what is wrong with it becomes its row's error."""
-        writer, configs = self.job.writer, self.job.configs
-        try:
-            image = decode_image(row["image"], row["orientation"])
-            with autocast(self.device, self.job.compute.precision):
-                readings = read_outs(
-                    self.model, image, row["image_labels"], configs, stride=self.stride, size=writer.size(row)
-                )
-                refined = [refine(image, *pair) for pair in zip(readings, configs, strict=True)]
-            return writer.accept(row, refined)
-        except ValueError as error:
-            return writer.refuse(row, str(error))
-
-
-def refine(image: np.ndarray, scores: Scores, config: ReadOutConfig) -> Scores:
-    """What is done to scores after the network."""
-    if config.refine == "none":
-        return scores
-    return scores._replace(maps=torch.from_numpy(guided.refine(image, scores.maps.cpu().numpy(), config.guided)))
+STALL_SECONDS = 120.0
+IN_FLIGHT = 2
+"""Units that an actor is given: one in hand, one to come."""
+STALLED = (
+    "actors may be killed for want of memory, or wait for a node that has gone; lower compute.label_actors or "
+    "label.long_side if that is it (Ctrl-C stops; the same command goes on from here)"
+)
+DIED = (
+    "died on the way; others took over, and nothing is lost. Nodes that go away do that, and systems where memory runs "
+    "out: if it happens again, lower compute.label_actors, label.long_side or the largest of label.scales"
+)
 
 
 def read_units(job: ReadOutJob, what: str) -> None:
@@ -135,31 +43,47 @@ def read_units(job: ReadOutJob, what: str) -> None:
         what: Verb that the line of progress begins with.
 
     Raises:
+        OSError: If the storage failed; names the file and the cause.
         ValueError: If the cluster cannot do it, or its nodes do not share the directory.
     """
     left = units_left(job)
     if not left:
         return
     with session():
-        device, resources = actor_resources(job.compute, living_nodes(), len(left))
+        device, readers = actor_resources(job.compute, living_nodes(), len(left))
+        refiners = refiner_resources(job.compute, living_nodes(), readers, len(left)) if job.refined_apart else None
         units = ray.data.from_items([asdict(unit) for unit in left], override_num_blocks=len(left))
-        done = units.map_batches(
-            UnitReader,  # pyright: ignore[reportArgumentType]  (Ray's type of a callable class is narrower than its use)
-            fn_constructor_kwargs={"job": job, "device": device},
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=resources.pop("actors")),
-            **resources,
-        )
-        progress = Progress(what, job.shards.num_images, job.shards.num_images - sum(unit.num_rows for unit in left))
-        for row in done.iter_rows():
-            progress.add(int(row["images"]), int(row["refused"]))
-        progress.report()
+        given = {"job": job, "device": device, "apart": refiners is not None}
+        done = units.map_batches(UnitReader, fn_constructor_kwargs=given, **pool(readers))  # pyright: ignore
+        if refiners is not None:
+            given = {"job": job, "device": "cpu"}
+            done = done.map_batches(UnitFinisher, fn_constructor_kwargs=given, **pool(refiners))  # pyright: ignore
+        committed = job.shards.num_images - sum(unit.num_rows for unit in left)
+        with Progress(what, job.shards.num_images, committed) as progress:
+            for row in done.iter_rows():
+                if row["stopped"]:
+                    raise OSError(f"{row['stopped']}; mend it and run the same command again: it goes on from here")
+                progress.add(int(row["images"]), int(row["refused"]), row["worker"])
+        if lost := progress.lost((refiners or readers)["actors"]):
+            print(f"{what}: {lost} {'actor' if lost == 1 else 'actors'} {DIED}", file=sys.stderr, flush=True)
     if missing := units_left(job):
         raise ValueError(
             f"{job.writer.folder}: {len(missing)} units were written by other nodes and are not to be seen from here; "
             "give a URI (s3://..., gs://...) or a disk that all nodes share"
         )
+
+
+def pool(resources: dict[str, Any]) -> dict[str, Any]:
+    """Options of a stage of actors: a pool that works while it grows, each with one unit in hand and one to come."""
+    most = resources["actors"]
+    return {
+        "batch_size": 1,
+        "batch_format": "numpy",
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=IN_FLIGHT
+        ),
+        **{name: value for name, value in resources.items() if name != "actors"},
+    }
 
 
 def units_left(job: ReadOutJob) -> list[Unit]:
@@ -169,7 +93,7 @@ def units_left(job: ReadOutJob) -> list[Unit]:
 
 
 class Progress:
-    """A line on stderr every few seconds: images done, refused, a second, time left.
+    """Lines on stderr: images done, refused, a second, time left; and that nothing moves, where nothing does.
 
     Args:
         what: Verb the line begins with.
@@ -179,15 +103,32 @@ class Progress:
 
     def __init__(self, what: str, total: int, done: int) -> None:
         self.what, self.total, self.done, self.refused = what, total, done, 0
-        self.told = time.monotonic()
+        self.told = self.moved = time.monotonic()
         self.first: tuple[int, float] | None = None  # images and time when the first unit came, after actors started
+        self.workers: set[str] = set()
+        self.over = threading.Event()
+        self.heart = threading.Thread(target=self._beat, daemon=True)
 
-    def add(self, images: int, refused: int) -> None:
+    def __enter__(self) -> Progress:
+        self.heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.heart.join()
+        self.report()
+
+    def add(self, images: int, refused: int, worker: str = "") -> None:
         """Count a unit, and report if the last report is old."""
-        self.done, self.refused = self.done + images, self.refused + refused
-        self.first = self.first or (self.done, time.monotonic())
-        if time.monotonic() - self.told >= REPORT_SECONDS:
+        self.done, self.refused, self.moved = self.done + images, self.refused + refused, time.monotonic()
+        self.workers.add(worker)
+        self.first = self.first or (self.done, self.moved)
+        if self.moved - self.told >= REPORT_SECONDS:
             self.report()
+
+    def lost(self, actors: int) -> int:
+        """Actors that have been replaced: workers heard of beyond those that there are."""
+        return max(0, len(self.workers) - actors)
 
     def report(self) -> None:
         """Print the line."""
@@ -199,3 +140,11 @@ class Progress:
             rate = (self.done - self.first[0]) / (self.told - self.first[1])
             line += f", {rate:.1f}/s, {(self.total - self.done) / rate:.0f} s left"
         print(line, file=sys.stderr, flush=True)
+
+    def _beat(self) -> None:
+        """Say every STALL_SECONDS without a unit that there was none."""
+        while not self.over.wait(STALL_SECONDS):
+            still = time.monotonic() - self.moved
+            if still >= STALL_SECONDS:
+                line = f"{self.what}: {self.done} of {self.total} images, none for {still:.0f} s: {STALLED}"
+                print(line, file=sys.stderr, flush=True)

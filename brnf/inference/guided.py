@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy.special import softmax
 
 from brnf.config import GuidedConfig
 
@@ -27,15 +28,21 @@ def refine(image: np.ndarray, scores: np.ndarray, config: GuidedConfig) -> np.nd
         float32 (K, H, W) in [0, 1], summing to one over the classes.
     """
     height, width = scores.shape[1:]
-    guide = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / STEPS_A_CHANNEL
+    guide = resize_guide(image, (height, width)).astype(np.float32) / STEPS_A_CHANNEL
     radius = max(1, round(config.radius * max(height, width)))
     inverse = inverse_covariance(guide, radius, config.epsilon)
     for _ in range(config.rounds):
-        exponent = config.sharpness * (scores - scores.max(axis=0))
-        sharpened = np.exp(exponent) / np.exp(exponent).sum(axis=0)
+        sharpened = softmax(config.sharpness * scores, axis=0)
         filtered = np.stack([guided_filter(guide, inverse, channel, radius) for channel in sharpened]).clip(min=0)
         scores = filtered / filtered.sum(axis=0)  # a filter of shares sums to one, but for what is cut off below 0
     return scores
+
+
+def resize_guide(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring an image (H', W', 3) to the height and width of scores."""
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
 
 
 def inverse_covariance(guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:

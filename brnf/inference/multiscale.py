@@ -1,10 +1,12 @@
-"""Class scores of an image from several sizes of it and its mirror image.
+"""Class scores of images from several sizes of them and their mirror images.
 
-N images, C classes with background at 0, K classes read out (background first), H W pixels, h w cells.
+N images, C classes with background at 0, K classes read out (background first), H W pixels, h w cells; M maps: one for
+each class of the first image, then of the second, and so on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -23,7 +25,8 @@ SMALLEST_SIDE = 32
 """Pixels that a scaled image keeps on either side, so that it has a cell at any output stride."""
 MOST_CELLS = 16384
 """Cells at the largest scale (2048 x 2048 pixels at stride 16): pixel correlation then takes 1 GB a copy."""
-UNCERTAIN_MARGIN = 0.1
+MOST_PIXELS = 2**24
+"""Pixels of the images read together: a map of each then takes 64 MB."""
 
 
 class Scores(NamedTuple):
@@ -53,77 +56,90 @@ def read_out(
     stride: int,
     size: tuple[int, int] | None = None,
 ) -> Scores:
-    """Read class scores of one image; `read_outs` with one way of reading."""
-    return next(read_outs(model, image, image_labels, [config], stride=stride, size=size))
+    """Read class scores of one image in one way; `read_outs` of nothing more."""
+    [[scores]] = read_outs(model, [image], [image_labels], [config], stride=stride, size=size)
+    return scores
 
 
 def read_outs(
     model: Brnf,
-    image: np.ndarray,
-    image_labels: Sequence[int],
+    images: Sequence[np.ndarray],
+    image_labels: Sequence[Sequence[int]],
     configs: Sequence[ReadOutConfig],
     *,
     stride: int,
     size: tuple[int, int] | None = None,
-) -> Iterator[Scores]:
-    """Read class scores of one image in several ways, with one pass of the network a scale.
+) -> Iterator[list[Scores]]:
+    """Read class scores of images of one size in several ways, with one pass of the network a scale.
 
     Autocast of the caller reaches the network only.
 
     Args:
         model: In eval mode.
-        image: uint8 (H, W, 3), RGB.
-        image_labels: Indices of the classes in the image, without background.
+        images: N of uint8 (H, W, 3), RGB, of one size.
+        image_labels: For each image, indices of the classes in it, without background.
         configs: Scales, mirror image, which maps. Scales, flip and long_side are the same in all.
         stride: Pixels a cell, `backbone.output_stride` of the model.
-        size: Height and width of the maps; None is the image's.
+        size: Height and width of the maps; None is the images'.
 
     Yields:
-        The scores of each of `configs`.
+        For each image, its scores in each of `configs`.
 
     Raises:
-        ValueError: If the image is too large to be read at the scales asked for.
+        ValueError: If the images are too large to be read at the scales asked for.
 
     Source: SIPE, make_cam of its public code, which reads prototype maps; SFC for fusing them with the classifier's.
     """
-    first = configs[0]
+    first, (height, width) = configs[0], images[0].shape[:2]
     assert all((c.scales, c.flip, c.long_side) == (first.scales, first.flip, first.long_side) for c in configs)
     weights = [layer_weights(config, model.cam_config.background_factor) for config in configs]
     layers = tuple(dict.fromkeys(layer for chosen in weights for layer in chosen))
-    keys = (0, *sorted(set(image_labels)))
-    sizes = [scaled_size(image.shape[0], image.shape[1], scale, first.long_side, stride) for scale in first.scales]
-    totals = _sum_over_scales(model, image, keys, layers, sizes, first.flip, size or (image.shape[0], image.shape[1]))
+    keys = [(0, *sorted(set(labels))) for labels in image_labels]
+    sizes = [scaled_size(height, width, scale, first.long_side, stride) for scale in first.scales]
+    totals = _sum_over_scales(model, np.stack(images), keys, layers, sizes, first.flip, size or (height, width))
     maps = {
-        layer: total / len(sizes) if layer.kind == "posterior" else normalise_maps(total)
-        for layer, total in totals.items()
+        layer: (total_M1HW / len(sizes) if layer.kind == "posterior" else normalise_maps(total_M1HW))[:, 0]
+        for layer, total_M1HW in totals.items()
     }
-    for chosen in weights:
-        scores_NKHW = torch.stack([weight * maps[layer] for layer, weight in chosen.items()]).sum(dim=0)
-        yield Scores(keys, (scores_NKHW / sum(chosen.values()))[0].clamp(0, 1))
+    end = 0
+    for own in keys:
+        start, end = end, end + len(own)
+        yield [Scores(own, _weighted_mean(chosen, maps, slice(start, end))) for chosen in weights]
+
+
+def _weighted_mean(weights: dict[Layer, float], maps: dict[Layer, Tensor], of: slice) -> Tensor:
+    """Fuse an image's maps (K, H, W), which are a slice of those of all images."""
+    weighted = torch.stack([weight * maps[layer][of] for layer, weight in weights.items()])
+    return (weighted.sum(dim=0) / sum(weights.values())).clamp(0, 1)
 
 
 @torch.inference_mode()
 def _sum_over_scales(
     model: Brnf,
-    image: np.ndarray,
-    keys: tuple[int, ...],
+    images: np.ndarray,
+    keys: Sequence[tuple[int, ...]],
     layers: Sequence[Layer],
     sizes: Sequence[tuple[int, int]],
     flip: bool,
     size: tuple[int, int],
 ) -> dict[Layer, Tensor]:
-    """Maps (1, K, H, W) of each layer, summed over scales."""
+    """Maps (M, 1, H, W) of each layer, summed over scales."""
     device = next(model.parameters()).device
-    images_N3HW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    allowed_NC = torch.zeros(1, model.num_classes, dtype=torch.bool, device=device)
-    allowed_NC[:, list(keys)] = True
-    totals = {layer: torch.zeros(1, len(keys), *size, device=device) for layer in layers}
+    images_N3HW = torch.from_numpy(images).permute(0, 3, 1, 2)
+    known = sorted({key for own in keys for key in own})
+    image_M = torch.tensor([image for image, own in enumerate(keys) for _ in own], device=device)
+    place_M = torch.tensor([known.index(key) for own in keys for key in own], device=device)
+    allowed_NC = torch.zeros(len(images), model.num_classes, dtype=torch.bool, device=device)
+    for allowed_C, own in zip(allowed_NC, keys, strict=True):
+        allowed_C[list(own)] = True
+    totals = {layer: torch.zeros(len(image_M), 1, *size, device=device) for layer in layers}
     for scaled in sizes:
         # On the CPU: bytes are resized as bytes, averaging what a smaller image would skip.
         resized = F.interpolate(images_N3HW, scaled, mode="bilinear", antialias=True)
-        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, keys, layers, flip)
+        maps = maps_at_one_scale(model, resized.to(device), allowed_NC, known, layers, flip)
         for layer, maps_NKhw in maps.items():
-            totals[layer] += F.interpolate(maps_NKhw, size, mode="bilinear", align_corners=False)
+            own_M1hw = maps_NKhw[image_M, place_M][:, None]
+            totals[layer] += F.interpolate(own_M1hw, size, mode="bilinear", align_corners=False)
     return totals
 
 
@@ -148,14 +164,30 @@ def scaled_size(height: int, width: int, scale: float, long_side: int | None, st
     Raises:
         ValueError: If there would be more than MOST_CELLS.
     """
-    factor = scale * (long_side / max(height, width) if long_side else 1)
-    rows, columns = (round(max(side * factor, SMALLEST_SIDE) / stride) for side in (height, width))
+    rows, columns = _cells(height, width, scale, long_side, stride)
     if rows * columns > MOST_CELLS:
         raise ValueError(
             f"{width} x {height} pixels at scale {scale} make {rows * columns} cells, more than {MOST_CELLS}: "
             "give a long_side or smaller scales"
         )
     return rows * stride, columns * stride
+
+
+def most_images(height: int, width: int, config: ReadOutConfig, stride: int) -> int:
+    """How many images of a size to read together at the most, 1 or more.
+
+    Pixel correlation of all takes no more memory than that of one image with MOST_CELLS, their maps no more than that
+    of one with MOST_PIXELS. An image that is too large to be read is alone.
+    """
+    cells = max(math.prod(_cells(height, width, scale, config.long_side, stride)) for scale in config.scales)
+    return max(1, min((MOST_CELLS // cells) ** 2, MOST_PIXELS // (height * width)))
+
+
+def _cells(height: int, width: int, scale: float, long_side: int | None, stride: int) -> tuple[int, int]:
+    """Rows and columns of cells of an image at a scale."""
+    factor = scale * (long_side / max(height, width) if long_side else 1)
+    rows, columns = (round(max(side * factor, SMALLEST_SIDE) / stride) for side in (height, width))
+    return rows, columns
 
 
 def maps_at_one_scale(
@@ -174,7 +206,10 @@ def maps_at_one_scale(
     Returns:
         (N, K, h, w) a layer.
     """
-    output = model.network(torch.cat([images, images.flip(3)]) if flip else images)
+    inputs = torch.cat([images, images.flip(3)]) if flip else images
+    # One by one on the CPU: activations of two fit neither its caches nor the blocks that malloc keeps for reuse.
+    passes = [model.network(part) for part in inputs.split(1 if inputs.device.type == "cpu" else len(inputs))]
+    output = CamOutput(*map(torch.cat, zip(*passes, strict=True)))
     if flip:
         features, last, cam = map(average_with_mirror, (output.features, output.last, output.cam))
         output = CamOutput(features, last, cam, output.scores.unflatten(0, (2, -1)).mean(0))
@@ -207,10 +242,3 @@ def label_map(scores: Scores) -> np.ndarray:
     """The best-scoring class of each pixel, uint8 (H, W)."""
     best = torch.tensor(scores.keys, dtype=torch.uint8)[scores.maps.argmax(dim=0).cpu()]
     return best.numpy()
-
-
-def certainty(scores: Scores) -> tuple[float, float]:
-    """Mean of the winning score, and share of pixels whose two best differ by less than UNCERTAIN_MARGIN."""
-    best = scores.maps.topk(min(2, len(scores.keys)), dim=0).values
-    margin = best[0] - best[1] if len(best) == 2 else torch.ones_like(best[0])
-    return float(best[0].mean()), float((margin < UNCERTAIN_MARGIN).float().mean())

@@ -12,11 +12,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from brnf.config import RunConfig, parse
 from brnf.models.brnf import Brnf
+from brnf.models.irn import BoundaryNetwork
+from brnf.training.irn_step import IrnState
 from brnf.training.state import MODULES
 
 STATE = "state.pt"
@@ -24,7 +26,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def save_state(
-    directory: Path, model: Brnf, optimizers: dict[str, Optimizer], step: int, metrics: list[dict[str, Any]]
+    directory: Path, model: nn.Module, optimizers: dict[str, Optimizer], step: int, metrics: list[dict[str, Any]]
 ) -> None:
     """Write everything needed to go on after `step` steps."""
     state = {
@@ -37,7 +39,7 @@ def save_state(
 
 
 def load_state(
-    directory: Path, model: Brnf, optimizers: dict[str, Optimizer], device: torch.device
+    directory: Path, model: nn.Module, optimizers: dict[str, Optimizer], device: torch.device
 ) -> tuple[int, list[dict[str, Any]]]:
     """Restore model and optimizers; returns the steps done and the metrics logged until then."""
     state = torch.load(directory / STATE, map_location=device, weights_only=True)
@@ -82,3 +84,9 @@ def build_run(weights: bytes, manifest: dict[str, Any], device: str = "cpu") -> 
     model.load_state_dict({name: value for name, value in state.items() if name in wanted})
     return model.to(device).eval(), config
 
+
+def build_boundary_network(weights: bytes, manifest: dict[str, Any], device: str = "cpu") -> BoundaryNetwork:
+    """Build the network of a finished run of method irn; arguments as for `build_run`."""
+    model = IrnState(parse(manifest["config"]).backbone)
+    model.load_state_dict(safetensors.torch.load(weights))
+    return model.network.to(device).eval()

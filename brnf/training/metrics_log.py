@@ -1,11 +1,11 @@
-"""The record of a run: rows of metrics.jsonl, the same as TensorBoard scalars, and CAM overlays."""
+"""The record of a run: rows of metrics.jsonl, the same as TensorBoard scalars, and overlays of maps."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
-
-from brnf.training.batch import Batch, Maps
 
 WEIGHT = 0.6
 """Opacity of a map's colour where the map is 1."""
@@ -70,13 +68,12 @@ class MetricsLog:
                 if not math.isnan(value):
                     yield f"{name}_{class_name}", value
 
-    def overlays(self, batch: Batch, maps: Maps, step: int, count: int = 4) -> None:
-        """Show the first images beside their classifier CAM, prototype CAM and base seed."""
-        images = batch.images[:count].float() / 255
-        shown = [maps.classifier, maps.prototype, *([batch.seed] if batch.seed is not None else [])]
-        panels = [images, *(overlay(images, stack[:count]) for stack in shown)]
-        grid = make_grid(torch.stack(panels, dim=1).flatten(0, 1), nrow=len(panels))
-        self.writer.add_image("image, classifier CAM, prototype CAM, base seed", grid, step)
+    def overlays(self, images: Tensor, panels: Mapping[str, Tensor], step: int, count: int = 4) -> None:
+        """Show the first images (N, 3, H, W), uint8, beside the same tinted by each stack of maps (N, C, h, w)."""
+        images = images[:count].float() / 255
+        shown = [images, *(overlay(images, maps[:count]) for maps in panels.values())]
+        grid = make_grid(torch.stack(shown, dim=1).flatten(0, 1), nrow=len(shown))
+        self.writer.add_image(", ".join(["image", *panels]), grid, step)
 
     def jsonl(self) -> bytes:
         """All rows as the content of metrics.jsonl."""

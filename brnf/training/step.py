@@ -77,7 +77,7 @@ def finish_step(loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float
     if not torch.isfinite(norm + loss.detach()):
         raise FloatingPointError(
             f"loss ({loss.item():g}) or gradient norm ({norm.item():g}) is not finite; lower the learning rate of "
-            "this part (base.optim, brnf.optim, or brnf.f1.lr and brnf.f2.lr) or flow.clamp"
+            "this part (base.optim, brnf.optim, irn.optim, or brnf.f1.lr and brnf.f2.lr) or flow.clamp"
         )
     optimizer.step()
     return norm
@@ -114,6 +114,13 @@ class BaseStep:
         terms, means = global_means(ratios)
         loss = terms["classification"] + self.config.base.gsc_weight * terms["consistency"]
         return means | {"gradient_norm": self.update_network(loss, step / self.total_steps)}
+
+    @torch.no_grad()
+    def panels(self, batch: Batch) -> Metrics:
+        """Class maps to look at: classifier CAM, prototype CAM and, where there is one, base seed."""
+        maps = read_maps(self.model.network, batch, self.config)
+        seen = {"classifier CAM": maps.classifier, "prototype CAM": maps.prototype}
+        return seen if batch.seed is None else seen | {"base seed": batch.seed}
 
     def update_network(self, loss: Tensor, progress: float) -> Tensor:
         """Step the network's optimizer at this point of its schedule."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from brnf.config import ComputeConfig
-from brnf.distributed.resources import Node, actor_resources, worker_resources
+from brnf.distributed.resources import Node, actor_resources, refiner_resources, worker_resources
 
 LAPTOP = [Node(4, 0)]
 GPU_CLUSTER = [Node(0, 0), Node(8, 1), Node(8, 1)]
@@ -50,7 +50,7 @@ def test_workers__that_do_not_fit_are_refused(nodes: list[Node], compute: Comput
         (GPU_CLUSTER, ComputeConfig(), 100, ("cuda", {"actors": 2, "num_gpus": 1.0, "num_cpus": 1.0})),
         (GPU_CLUSTER, ComputeConfig(label_actors=3), 100, ("cuda", {"actors": 3, "num_gpus": 0.5, "num_cpus": 1.0})),
         (GPU_CLUSTER, ComputeConfig(), 1, ("cuda", {"actors": 1, "num_gpus": 1.0, "num_cpus": 1.0})),
-        (GPU_CLUSTER, ComputeConfig(device="cpu"), 100, ("cpu", {"actors": 15, "num_cpus": 1.0})),
+        (GPU_CLUSTER, ComputeConfig(device="cpu"), 100, ("cpu", {"actors": 15, "num_cpus": 0.5})),
         (LAPTOP, ComputeConfig(label_actors=6), 100, ("cpu", {"actors": 6, "num_cpus": 0.5})),
     ],
 )
@@ -63,3 +63,22 @@ def test_actors__share_gpus_evenly_and_leave_a_cpu(
 def test_actors__refuse_cuda_without_gpu() -> None:
     with pytest.raises(ValueError, match="declares no GPU"):
         actor_resources(ComputeConfig(device="cuda"), LAPTOP, 1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "compute", "expected"),
+    [
+        (LAPTOP, ComputeConfig(), None),
+        (LAPTOP, ComputeConfig(label_actors=1, refine_actors=2), {"actors": 2, "num_cpus": 0.5}),
+        (GPU_CLUSTER, ComputeConfig(), {"actors": 13, "num_cpus": 0.5}),
+        (GPU_CLUSTER, ComputeConfig(refine_actors=0), None),
+    ],
+)
+def test_refiners__take_the_cpus_that_gpus_leave(nodes: list[Node], compute: ComputeConfig, expected: dict) -> None:
+    _, readers = actor_resources(compute, nodes, 100)
+    assert refiner_resources(compute, nodes, readers, 100) == expected
+
+
+def test_actors__of_a_node_that_goes_away_fit_on_the_others() -> None:
+    _, resources = actor_resources(ComputeConfig(device="cpu"), [Node(2, 0)] * 3, 100)
+    assert resources["actors"] * resources["num_cpus"] <= 2 * 2

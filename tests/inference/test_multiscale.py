@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brnf.config import CamConfig, ReadOutConfig
-from brnf.inference.multiscale import Scores, certainty, label_map, read_out, read_outs, scaled_size
+from brnf.inference.multiscale import (
+    MOST_CELLS,
+    MOST_PIXELS,
+    Scores,
+    label_map,
+    most_images,
+    read_out,
+    read_outs,
+    scaled_size,
+)
 from brnf.models.cam import CamOutput
 
 STRIDE = 16
@@ -109,13 +118,47 @@ def test_several_ways_at_once__are_what_each_is_alone_from_one_pass_a_scale(nois
         ReadOutConfig(maps="classifier"),
     ]
     model = Reader(texture=True)
-    together = list(read_outs(cast(Any, model), noise, (1, 3), ways, stride=STRIDE))
-    assert len(model.sizes) == len(ways[0].scales)
+    [together] = read_outs(cast(Any, model), [noise], [(1, 3)], ways, stride=STRIDE)
+    assert len(model.sizes) == 2 * len(ways[0].scales)
     alone = [read_out(cast(Any, Reader(texture=True)), noise, (1, 3), way, stride=STRIDE) for way in ways]
     for found, expected in zip(together, alone, strict=True):
         assert found.keys == expected.keys
         torch.testing.assert_close(found.maps, expected.maps, rtol=0, atol=0)
     assert not torch.equal(together[0].maps, together[1].maps)
+
+
+def test_images_together__are_read_as_each_is_alone(noise: np.ndarray) -> None:
+    """Their labels differ, and a class of one is no class of the next."""
+    images = [noise, noise[::-1].copy(), 255 - noise]
+    labels = [(1, 3), (), (2,)]
+    ways = [ReadOutConfig(maps="fusion", fusion=(1.0, 0.5, 0.5)), ReadOutConfig(maps="prototype", flip=True)]
+    model = cast(Any, Reader(texture=True))
+    together = list(read_outs(model, images, labels, ways, stride=STRIDE, size=(60, 80)))
+    keys = [[scores.keys for scores in readings] for readings in together]
+    assert keys == [[(0, 1, 3)] * 2, [(0,)] * 2, [(0, 2)] * 2]
+    for image, own, readings in zip(images, labels, together, strict=True):
+        for found, way in zip(readings, ways, strict=True):
+            alone = read_out(model, image, own, way, stride=STRIDE, size=(60, 80))
+            torch.testing.assert_close(found.maps, alone.maps, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("height,width,scales,long_side", [
+    (375, 500, (1.0, 2.0), None), (375, 500, (1.0,), None), (1536, 2048, (1.0,), None), (3000, 4000, (1.0,), 320),
+    (20000, 30000, (1.0,), None),
+])  # fmt: skip
+def test_most_images__take_no_more_than_one_large_image(
+    height: int, width: int, scales: tuple[float, ...], long_side: int | None
+) -> None:
+    config = ReadOutConfig(scales=scales, long_side=long_side)
+    most = most_images(height, width, config, STRIDE)
+    factor = max(scales) * (long_side / max(height, width) if long_side else 1)
+    cells = height * factor * width * factor / STRIDE**2
+
+    def fit(images: int) -> bool:
+        return images * cells**2 <= 1.1 * MOST_CELLS**2 and images * height * width <= MOST_PIXELS
+
+    assert most == 1 or fit(most)
+    assert not fit(2 * most + 2)
 
 
 def test_background_factor_tightens_maps_and_none_keeps_the_one_trained_with() -> None:
@@ -128,10 +171,10 @@ def test_background_factor_tightens_maps_and_none_keeps_the_one_trained_with() -
     assert shares[0] > shares[1] > shares[2] > 0 and shares[3] == shares[1]
 
 
-def test_network_sees_image_and_mirror_once_a_scale_in_whole_cells(noise: np.ndarray) -> None:
+def test_network_sees_image_and_mirror_once_a_scale_in_whole_cells__one_by_one_on_the_cpu(noise: np.ndarray) -> None:
     model = Reader()
     read(noise, model=model, scales=(1.0, 0.1, 2.0))
-    assert model.sizes == [(2, 3, 112, 176), (2, 3, 32, 32), (2, 3, 240, 336)]
+    assert model.sizes == [(1, 3, *size) for size in [(112, 176), (32, 32), (240, 336)] for _ in range(2)]
 
 
 @pytest.mark.parametrize("height,width,scale,long_side,expected", [
@@ -152,10 +195,3 @@ def test_an_image_too_large_for_pixel_correlation_is_refused_with_the_way_out() 
 def test_an_image_without_labels_is_background(noise: np.ndarray) -> None:
     scores = read(noise, labels=(), maps="fusion")
     assert scores.keys == (0,) and not label_map(scores).any()
-    assert certainty(scores)[1] == 0.0
-
-
-def test_certainty_counts_close_calls() -> None:
-    maps = torch.tensor([[[0.9, 0.5]], [[0.1, 0.45]], [[0.0, 0.0]]])
-    mean, uncertain = certainty(Scores((0, 4, 7), maps))
-    assert mean == pytest.approx(0.7) and uncertain == 0.5

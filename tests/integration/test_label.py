@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny import write_random_run
 
 from brnf.config import ComputeConfig, ReadOutConfig
 from brnf.data import storage
@@ -81,19 +82,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A base run with random weights."""
-    import torch
-
-    from brnf.config import BackboneConfig, RunConfig, as_dict
-    from brnf.models.brnf import Brnf
-    from brnf.training.checkpoint import WEIGHTS, pack_weights
-
     out = str(tmp_path_factory.mktemp("run"))
-    backbone = BackboneConfig(name="test_resnet", weights="none", side_channels=(8, 8, 8, 8))
-    config = RunConfig(backbone=backbone)
-    torch.manual_seed(0)
-    storage.write_bytes(storage.join(out, WEIGHTS), pack_weights(Brnf(config, len(CLASSES), "sipe").state_dict()))
-    manifest = {"method": "sipe", "class_names": CLASSES, "initialisation": "test_resnet", "config": as_dict(config)}
-    storage.write_json(storage.join(out, MANIFEST), manifest)
+    write_random_run(out, CLASSES)
     return out
 
 

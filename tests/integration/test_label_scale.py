@@ -1,0 +1,129 @@
+"""A hundred thousand images: memory and work an image are the same at the end as at the beginning.
+
+The photographs under new ids, 81 classes, a tiny network. BRNF_SCALE_IMAGES stands in for the number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from tiny import write_random_run
+
+from brnf.data import storage
+from brnf.data.records import Entry, Record, Refusal
+from brnf.data.schema import MANIFEST
+from brnf.data.shards import build_manifest, write_part
+from brnf.data.transforms import decode_image
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+NUM_IMAGES = int(os.environ.get("BRNF_SCALE_IMAGES", 100_000))
+UNIT_ROWS, PART_ROWS, NUM_CLASSES = 32, 2048, 81
+FLAGS = ["--label.scales", "0.5", "--no-label.flip", "--compute.device", "cpu"]
+SAMPLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Photographs of a folder, as often as it takes, each copy with an id and tags of its own."""
+
+    folder: str
+    kind = "voc"
+    masks = "none"
+    class_names = ("background", *(f"class{number}" for number in range(1, NUM_CLASSES)))
+
+    def list_entries(self) -> tuple[list[Entry], list[Refusal]]:
+        files = sorted(Path(self.folder).glob("*.jpg"))
+        entries = [
+            Entry(f"copy{number // len(files):03d}-{files[number % len(files)].stem}", str(files[number % len(files)]))
+            for number in range(NUM_IMAGES)
+        ]
+        return sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest()), []
+
+    def read_record(self, entry: Entry) -> tuple[Record, str]:
+        content = Path(entry.file).read_bytes()
+        height, width = decode_image(content).shape[:2]
+        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(entry.id.encode()).digest()[:8], "little"))
+        labels = sorted(int(c) for c in rng.choice(np.arange(1, NUM_CLASSES), rng.integers(1, 4), replace=False))
+        return Record(entry.id, content, tuple(labels), None, None, 1, width, height), "drawn"
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+def write_copies(source: Copies, out: str) -> None:
+    """Write the shards with a process a core."""
+    entries, _ = source.list_entries()
+    jobs = [
+        (source, entries[start : start + PART_ROWS], out, part)
+        for part, start in enumerate(range(0, NUM_IMAGES, PART_ROWS))
+    ]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        parts = pool.starmap(_write, jobs)
+    storage.write_json(storage.join(out, MANIFEST), build_manifest(source, "copies", parts, [], UNIT_ROWS))
+
+
+def _write(source: Copies, entries: list[Entry], out: str, part: int) -> dict[str, Any]:
+    return write_part(source, entries, out, part=part, unit_rows=UNIT_ROWS)
+
+
+class Sample(NamedTuple):
+    """All processes of a session at one moment."""
+
+    images: int
+    private_mb: float
+    cpu_s: float
+
+
+def look(session: int, parts: Path) -> Sample:
+    """Sum what the processes of a session hold for themselves, and the CPU time of theirs and of children gone."""
+    private, ticks = 0, 0
+    for process in (name for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+            if int(state[3]) != session:
+                continue
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        private += sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+        ticks += sum(int(value) for value in state[11:15])  # user, system, and the same of children waited for
+    done = len(list(parts.glob("*.parquet"))) * UNIT_ROWS
+    return Sample(done, private / 1024, ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def test_label__memory_and_work_an_image_do_not_grow(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_copies(Copies(str(shared / "data/voc_subset/VOCdevkit/VOC2012/JPEGImages")), str(tmp_path / "shards"))
+    write_random_run(str(tmp_path / "run"), Copies.class_names)
+    command = [
+        sys.executable, "-m", "brnf", "label", "--run", str(tmp_path / "run"), "--shards", str(tmp_path / "shards"),
+        "--out", str(tmp_path / "labels"), *FLAGS,
+    ]  # fmt: skip
+    samples: list[Sample] = []
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
+        while driver.poll() is None:
+            samples.append(look(driver.pid, tmp_path / "labels/parts"))
+            time.sleep(SAMPLE_SECONDS)
+    assert driver.returncode == 0
+    second, last = ([s for s in samples if low <= s.images / NUM_IMAGES < high] for low, high in ((0.1, 0.2), (0.9, 1)))
+    memory = [float(np.mean([s.private_mb for s in part])) for part in (second, last)]
+    work = [(part[-1].cpu_s - part[0].cpu_s) / (part[-1].images - part[0].images) for part in (second, last)]
+    with capsys.disabled():
+        grown = memory[1] / memory[0]
+        print(f"\n{NUM_IMAGES} images: private memory {memory[0]:.0f} -> {memory[1]:.0f} MB ({grown:.3f})")
+        print(f"  CPU an image {1000 * work[0]:.2f} -> {1000 * work[1]:.2f} ms ({work[1] / work[0]:.3f})")
+    assert memory[1] <= 1.1 * memory[0]
+    assert abs(work[1] / work[0] - 1) <= 0.15
