@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,7 +42,7 @@ class Stages:
     """CPU seconds of this process by stage; a stage within another is not counted twice."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.open = ["the rest"]
         self.since = time.process_time()
 
@@ -66,10 +66,10 @@ class Stages:
 
         return run
 
-    def take(self) -> Counter[str]:
+    def take(self) -> dict[str, float]:
         """Seconds since the last time."""
         self.tick()
-        seconds, self.seconds = self.seconds, Counter()
+        seconds, self.seconds = dict(self.seconds), defaultdict(float)
         return seconds
 
 
@@ -82,7 +82,7 @@ class SipeLoop:
         model, config, _ = load_run(job.run)
         self.model, self.stride = model.to(memory_format=torch.channels_last), config.backbone.output_stride
 
-    def __call__(self, unit: Unit) -> Counter[str]:
+    def __call__(self, unit: Unit) -> dict[str, float]:
         for row in self.job.shards.read_unit(unit, COLUMNS).to_pylist():
             self.label(row)
         return self.stages.take()
@@ -138,16 +138,16 @@ class Actor:
         with self.stages("resize" if values.dtype == torch.uint8 else "upsampling"):
             return F.interpolate(values, *arguments, **options)
 
-    def __call__(self, unit: Unit) -> Counter[str]:
+    def __call__(self, unit: Unit) -> dict[str, float]:
         self.reader({name: np.array([value]) for name, value in asdict(unit).items()})
         return self.stages.take()
 
 
-_labeller: Callable[[Unit], Counter[str]]
+_labeller: Callable[[Unit], dict[str, float]]
 
 
 def start(
-    make: Callable[..., Callable[[Unit], Counter[str]]], job: ReadOutJob, arguments: Sequence[Any], ready: Barrier
+    make: Callable[..., Callable[[Unit], dict[str, float]]], job: ReadOutJob, arguments: Sequence[Any], ready: Barrier
 ) -> None:
     """Make a process one of the two, let it warm up, and wait for the others of its pool."""
     global _labeller
@@ -156,6 +156,6 @@ def start(
     ready.wait()
 
 
-def label_unit(unit: Unit) -> Counter[str]:
+def label_unit(unit: Unit) -> dict[str, float]:
     """Label a unit; returns CPU seconds by stage."""
     return _labeller(unit)

@@ -50,7 +50,7 @@ def require_crf() -> None:
     try:
         import pydensecrf.densecrf  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"refine asks for the crf, whose package is not installed: {INSTALL}") from error
+        raise ValueError(f"the dense CRF's package is not installed: {INSTALL}") from error
 
 
 def crf(image: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.ndarray:

@@ -12,11 +12,11 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from brnf.models.backbones import load_weights
 from brnf.models.brnf import Brnf
 from brnf.training.checkpoint import WEIGHTS, pack_weights
 
-pytestmark = pytest.mark.benchmark
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
 IMAGES, ROUNDS = (
     int(os.environ.get(f"BRNF_BENCHMARK_{name}", value)) for name, value in (("IMAGES", 24), ("ROUNDS", 3))
@@ -52,13 +52,14 @@ class Contestant:
     """A pool of processes that label, and what they took."""
 
     pool: ProcessPoolExecutor
-    seconds: list[float]
-    cpu: Counter[str]
+    seconds: list[float] = field(default_factory=list)
+    cpu: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def label(self, labelled: Sequence[Unit]) -> None:
         started = time.perf_counter()
         for taken in self.pool.map(label_unit, labelled):
-            self.cpu += taken
+            for stage, seconds in taken.items():
+                self.cpu[stage] += seconds
         self.seconds.append(time.perf_counter() - started)
 
     @property
@@ -104,7 +105,7 @@ def test_labelling__is_faster_than_a_sipe_style_loop_and_says_the_same(
             f"SIPE style, {threads} threads": processes(1, SipeLoop, job, (str(tmp_path / "loop"), threads))
             for threads in sorted({1, CORES})
         } | {"brnf label": processes(CORES, Actor, job, ())}
-        contestants = {name: Contestant(stack.enter_context(pool), [], Counter()) for name, pool in made.items()}
+        contestants = {name: Contestant(stack.enter_context(pool)) for name, pool in made.items()}
         for _ in range(ROUNDS):
             for contestant in contestants.values():
                 contestant.label(job.shards.units)
@@ -124,7 +125,8 @@ def processes(count: int, make: type, job: ReadOutJob, arguments: Sequence[objec
     """A pool whose processes have warmed up."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, context, start, (make, job, arguments, context.Barrier(count)))
-    pool.submit(int).result()
+    for started in [pool.submit(int) for _ in range(count)]:
+        started.result()
     return pool
 
 

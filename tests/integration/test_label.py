@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import write_random_run
 
-from brnf.config import ComputeConfig, ReadOutConfig
+from brnf.config import ComputeConfig, MasksConfig, ReadOutConfig
 from brnf.data import storage
 from brnf.data.records import Entry, Record, Refusal
 from brnf.data.schema import LABEL, MANIFEST, SEED
@@ -145,6 +145,30 @@ def test_label__refined_follows_the_image_and_the_protocol_says_so(
     pairs = [[decode_mask((where / "masks" / name).read_bytes()) for where in (labels, tmp_path)] for name in names]
     changed = [(before != after).mean() for before, after in pairs]
     assert 0 < np.mean(changed) < 0.5
+    apart, compute = tmp_path / "apart", replace(COMPUTE, label_actors=1, refine_actors=2)
+    label(replace(READ_OUT, refine="guided"), compute, run=run, shards=shards.path, out=str(apart))
+    once = {name: content for name, content in contents(tmp_path).items() if not name.startswith("apart")}
+    assert contents(apart) == once  # whoever refines
+
+
+def test_label__ignores_what_is_not_sure_and_keeps_scores(
+    run: str, shards: Shards, labels: Path, tmp_path: Path, ray_session: None
+) -> None:
+    from brnf.distributed.label import label
+
+    masks = MasksConfig(ignore_below=0.9, keep_scores=True)
+    label(READ_OUT, COMPUTE, run=run, shards=shards.path, out=str(tmp_path), masks=masks)
+    assert json.loads((tmp_path / MANIFEST).read_text())["protocol"]["ignore_below"] == 0.9
+    ignored = []
+    for path in sorted((tmp_path / "masks").iterdir()):
+        sure, every = (decode_mask((where / "masks" / path.name).read_bytes()) for where in (tmp_path, labels))
+        ignored.append((sure == 255).mean())
+        np.testing.assert_array_equal(sure[sure != 255], every[sure != 255])
+        with np.load(tmp_path / "scores" / f"{path.stem}.npz") as kept:
+            assert kept["keys"][0] == 0 and kept["scores"].dtype == np.float16
+            assert kept["scores"].shape == (len(kept["keys"]), *(-(-side // 4) for side in every.shape))
+            assert 0 <= kept["scores"].min() and kept["scores"].max() <= 1
+    assert 0 < np.mean(ignored) < 1
 
 
 def test_score__counts_in_every_way_what_evaluating_such_labels_does(
