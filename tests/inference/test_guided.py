@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brnf.config import GuidedConfig
-from brnf.inference.guided import guided_filter, inverse_covariance, refine
+from brnf.inference.guided import guided_filter, inverse_covariance, refine, window_means
 
 RADIUS, EPSILON = 2, 1e-2
 
@@ -36,8 +36,10 @@ def regression(guide: np.ndarray, channel: np.ndarray) -> np.ndarray:
 def test_guided_filter__equals_a_regression_in_every_window() -> None:
     rng = np.random.default_rng(0)
     guide, channel = rng.random((9, 11, 3)), rng.random((9, 11))
-    inverse = inverse_covariance(guide.astype(np.float32), RADIUS, EPSILON)
-    found = guided_filter(guide.astype(np.float32), inverse, channel.astype(np.float32), RADIUS)
+    planes = np.moveaxis(guide, 2, 0).astype(np.float32)
+    mean = window_means(planes, RADIUS)
+    inverse = inverse_covariance(planes, mean, RADIUS, EPSILON)
+    found = guided_filter(planes, mean, inverse, channel.astype(np.float32), RADIUS)
     np.testing.assert_allclose(found, regression(guide, channel), atol=1e-4)
 
 
@@ -68,3 +70,8 @@ def test_refine__without_an_edge_in_sight_is_a_blur() -> None:
     scores = np.random.default_rng(0).random((2, 30, 30), dtype=np.float32)
     found = refine(image, scores, GuidedConfig(rounds=1, sharpness=1.0))
     assert found.std() < 0.3 * scores.std()
+
+
+def test_refine__of_one_class_is_that_class() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(refine(image, np.full((1, 20, 30), 0.3, np.float32), GuidedConfig()), 1)
