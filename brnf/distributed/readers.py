@@ -59,8 +59,9 @@ class UnitReader:
         torch.backends.cudnn.deterministic = True
         self.job, self.device = job, resolve_device(device)
         model, config, _ = load_run(job.run, device)
-        noise = torch.randint(256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        model.network = fold_batch_norm(model.network, noise.to(self.device))
+        if job.compute.precision == "float32":  # weights that batch norm has scaled lose more to bfloat16
+            noise = torch.randint(256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+            model.network = fold_batch_norm(model.network, noise.to(self.device))
         self.model = model.to(memory_format=torch.channels_last)
         self.stride = config.backbone.output_stride
         self.batch_size = job.compute.label_batch or (1 if self.device.type == "cpu" else GPU_BATCH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from brnf.config import ComputeConfig, MasksConfig, ReadOutConfig
 from brnf.distributed.label import MaskWriter
 from brnf.distributed.read_out import ReadOutJob
 from brnf.distributed.readers import UnitReader
+from brnf.distributed.runs import load_run
+from brnf.inference.multiscale import read_out
+from brnf.training.device import autocast
 
 CLASSES = ("background", "boat", "cow", "train")
 SIZES = ((60, 80), (80, 60), (60, 80), (60, 80), (48, 48), (60, 80), (80, 60))
@@ -71,3 +74,24 @@ def test_read__refuses_an_id_that_cannot_name_a_file(tmp_path: Path, rows: list[
     """Shards may come from elsewhere."""
     [(_, found)] = reader(tmp_path, 1).read([{**rows[0], "id": id}])
     assert found.image is None and "id" in str(found.error)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_read__folds_batch_norm_only_where_labels_stay(
+    tmp_path: Path, rows: list[dict[str, Any]], precision: Literal["float32", "bfloat16"]
+) -> None:
+    """In bfloat16 folding moves labels; there scores are those of the network as it was trained, to the bit."""
+    write_random_run(str(tmp_path), CLASSES)
+    compute = ComputeConfig(device="cpu", precision=precision)
+    writer = MaskWriter("", MasksConfig())
+    job = ReadOutJob(run=str(tmp_path), shards=cast(Any, None), configs=(READ_OUT,), compute=compute, writer=writer)
+    [(_, found)] = UnitReader(job, "cpu").read(rows[:1])
+    model, config, _ = load_run(str(tmp_path))
+    model = model.to(memory_format=torch.channels_last)
+    assert found.image is not None
+    with autocast(torch.device("cpu"), precision):
+        expected = read_out(
+            model, found.image, rows[0]["image_labels"], READ_OUT, stride=config.backbone.output_stride
+        )
+    tolerance = 0.0 if precision == "bfloat16" else 1e-4
+    torch.testing.assert_close(found.readings[0].maps, expected.maps, rtol=0, atol=tolerance)
