@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from brnf.arms import BASE, FULL, GUIDANCE, PLAIN, Arm, arm_config, indices, ways
-from brnf.chain import Chain, say, score_stage, train_stage, true_seeds_stage
+from brnf.chain import Chain, say
 from brnf.config import RunConfig, require
 from brnf.data import storage
 from brnf.stage import Outcome, Stage, code_version
+from brnf.stages import score_stage, train_stage, true_seeds_stage
 
 if TYPE_CHECKING:
     from brnf.evaluation.ablation import Scored

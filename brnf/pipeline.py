@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from brnf.chain import VERSIONS, Chain, label_stage, progress, train_stage, tune_stage
+from brnf.chain import Chain, progress
 from brnf.config import as_dict, config_hash, overlay
 from brnf.data import storage
 from brnf.stage import Outcome, code_version, content_hash, manifest_hash
+from brnf.stages import VERSIONS, label_stage, train_stage, tune_stage
 from brnf.tune_space import TuneSpace
 
 

@@ -13,15 +13,16 @@ PACKAGE = Path(__file__).parents[1] / "brnf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BELOW = {"training", "inference", "evaluation", "export", "denoise", "affinity", "losses", "models", "data", "config"}
-CHAINS = {"ablation", "bias_curve", "pipeline", "chain"}
+CHAINS = {"ablation", "bias_curve", "pipeline", "chain", "stages"}
 ALLOWED: dict[str, set[str]] = {
     "cli": {"verbs", "stage", "data"},
     "verbs": {*CHAINS, "arms", "presets", "stage", "tables", "tune_space", "distributed", *BELOW},
     "tables": set(),
     "bias_curve": {"ablation", "arms", "stage", *BELOW},
-    "ablation": {"arms", "chain", "stage", *BELOW},
-    "pipeline": {"chain", "stage", "tune_space", "distributed", *BELOW},
-    "chain": {"stage", "tune_space", "distributed", *BELOW},
+    "ablation": {"arms", "chain", "stage", "stages", *BELOW},
+    "pipeline": {"chain", "stage", "stages", "tune_space", "distributed", *BELOW},
+    "chain": {"stage", "stages", "distributed", *BELOW},
+    "stages": {"stage", "tune_space", "distributed", *BELOW},
     "distributed": {"tune_space", *BELOW},
     "tune_space": {"config"},
     "arms": {"config"},

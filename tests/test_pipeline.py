@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from fakes import Stages
 
-from brnf.chain import STAGES, label_stage, train_stage
+from brnf.chain import STAGES
 from brnf.config import load_recipe
 from brnf.data.schema import CONFIG, DONE
 from brnf.pipeline import Pipeline
 from brnf.stage import Stage, run_stage
+from brnf.stages import label_stage, train_stage
 
 EVERYTHING = ["prepare train", "prepare val", "base", "seeds", "brnf", "label val", "label base", "evaluate", "report"]
 

@@ -9,7 +9,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from brnf.chain import (
+from brnf.config import ComputeConfig, DataConfig, MasksConfig, ReadOutConfig, RunConfig, load_recipe
+from brnf.data import storage
+from brnf.data.schema import MANIFEST
+from brnf.export import FormatName
+from brnf.stage import Outcome, Stage, run_stage
+from brnf.stages import (
     export_stage,
     irn_labels_stage,
     irn_stage,
@@ -19,11 +24,6 @@ from brnf.chain import (
     seeds_stage,
     train_stage,
 )
-from brnf.config import ComputeConfig, DataConfig, MasksConfig, ReadOutConfig, RunConfig, load_recipe
-from brnf.data import storage
-from brnf.data.schema import MANIFEST
-from brnf.export import FormatName
-from brnf.stage import Outcome, Stage, run_stage
 from brnf.tables import class_table, gain_table
 from brnf.verbs.base import Recipe, RecipeVerb, Result, StageVerb, Switch, Verb
 

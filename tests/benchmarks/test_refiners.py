@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from brnf.chain import run_config
 from brnf.config import ComputeConfig, CrfConfig, GuidedConfig, ParConfig, ReadOutConfig, WalkConfig
 from brnf.data.counts import Counts
 from brnf.data.transforms import decode_image, decode_mask
@@ -24,6 +23,7 @@ from brnf.distributed.session import session
 from brnf.evaluation.ablation import scores
 from brnf.inference.crf import PRESETS, crf
 from brnf.inference.refiners import build_refiner
+from brnf.stages import run_config
 
 pytestmark = pytest.mark.benchmark
 

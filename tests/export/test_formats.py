@@ -17,7 +17,6 @@ from hypothesis.extra.numpy import arrays
 from label_studio_converter import brush
 from pycocotools.coco import COCO
 
-from brnf.chain import export_stage
 from brnf.data import storage
 from brnf.data.palette import voc_palette
 from brnf.data.schema import LABEL, unit_name
@@ -26,6 +25,7 @@ from brnf.export import FormatName
 from brnf.export.formats import WRITERS, export
 from brnf.export.label_studio import encode_brush
 from brnf.export.voc_png import encode_palette_png
+from brnf.stages import export_stage
 
 CLASS_NAMES = ["background", "cat", "dog & <cow>", "Kuh"]
 IMAGE = "s3://photos/{id}.jpg"

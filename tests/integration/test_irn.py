@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brnf.chain import true_seeds_stage
 from brnf.cli import main
 from brnf.config import RunConfig, overlay, parse
 from brnf.stage import run_stage
+from brnf.stages import true_seeds_stage
 
 pytestmark = pytest.mark.ray
 
