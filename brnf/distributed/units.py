@@ -116,7 +116,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.heart.join()
-        self.report()
+        if self.told < self.moved:
+            self.report()
 
     def add(self, images: int, refused: int, worker: str = "") -> None:
         """Count a unit, and report if the last report is old."""

@@ -19,7 +19,7 @@ from tiny import write_random_run
 
 from brnf.data.schema import MANIFEST
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 UNIT_ROWS, ACTORS = 32, 2

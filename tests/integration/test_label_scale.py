@@ -25,7 +25,7 @@ from brnf.data.schema import MANIFEST
 from brnf.data.shards import build_manifest, write_part
 from brnf.data.transforms import decode_image
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = int(os.environ.get("BRNF_SCALE_IMAGES", 100_000))
