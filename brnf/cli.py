@@ -98,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as Ray's own handler, once it has started
     try:
         execute(parse_verb(name, rest))
+    except BrokenPipeError:  # whoever read stdout has seen enough, as in `brnf label --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it while it exits
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (ValueError, OSError) as error:
         if "--debug" in rest or os.environ.get("BRNF_DEBUG") == "1":
             traceback.print_exc()

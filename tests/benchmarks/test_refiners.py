@@ -18,6 +18,7 @@ import torch
 from brnf.config import ComputeConfig, CrfConfig, GuidedConfig, ParConfig, ReadOutConfig, WalkConfig
 from brnf.data.counts import Counts
 from brnf.data.transforms import decode_image, decode_mask
+from brnf.distributed.runs import load_boundary_network
 from brnf.distributed.score import score
 from brnf.distributed.session import session
 from brnf.evaluation.ablation import scores
@@ -131,8 +132,10 @@ def ways(plain: ReadOutConfig, boundaries: str | None) -> dict[str, list[ReadOut
 @pytest.mark.skipif(PIPELINE is None, reason="set BRNF_BENCHMARK_PIPELINE to the output of a `brnf pipeline`")
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("run", ["base", "brnf"])
-def test_refiners__the_best_adds_two_points(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Parameters are chosen on one split, scores reported on another."""
+def test_refiners__the_best_adds_two_points(
+    run: str, photographs: Photographs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parameters are chosen on one split, scores reported on another; time is that of one process."""
     out = str(PIPELINE)
     config = run_config(f"{out}/brnf")
     plain = replace(config.label, scales=(1.0, 1.5))
@@ -151,10 +154,15 @@ def test_refiners__the_best_adds_two_points(run: str, tmp_path: Path, capsys: py
     found = iter(judge(CHOOSE_SPLIT, [way for members in tried.values() for way in members]))
     best = [max(((next(found)["miou"], way) for way in members), key=itemgetter(0))[1] for members in tried.values()]
     rows = judge(split, best)
+    network = load_boundary_network(boundaries, "cpu").boundary if boundaries else None
+    refiners = [build_refiner(way, torch.device("cpu"), network) for way in best]
+    taken = median_seconds(
+        *(lambda refine=refine: [refine(image, dense[few]) for image, dense, few in photographs] for refine in refiners)
+    )
     with capsys.disabled():
-        print(f"\n{run}: refiner, mIoU, FP, FN on {split} (parameters chosen on {CHOOSE_SPLIT})")
-        for refiner, way, row in zip(tried, best, rows, strict=True):
+        print(f"\n{run}: refiner, mIoU, FP, FN on {split} (parameters chosen on {CHOOSE_SPLIT}), seconds an image")
+        for refiner, way, row, seconds in zip(tried, best, rows, taken, strict=True):
             given = [f"background factor {way.background_factor}", *(str(getattr(way, name)) for name in way.refiners)]
-            figures = f"{100 * row['miou']:.1f} {row['mean_fp']:.3f} {row['mean_fn']:.3f}"
+            figures = f"{100 * row['miou']:.1f} {row['mean_fp']:.3f} {row['mean_fn']:.3f} {seconds / IMAGES:.3f}"
             print(f"  {refiner:12} {figures}  {', '.join(given)}")
     assert max(row["miou"] for row in rows) - rows[0]["miou"] >= 0.02
