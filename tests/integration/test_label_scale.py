@@ -5,77 +5,25 @@ The photographs under new ids, 81 classes, a tiny network. BRNF_SCALE_IMAGES sta
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from copies import Copies, write_copies
 from tiny import write_random_run
-
-from brnf.data import storage
-from brnf.data.records import Entry, Record, Refusal
-from brnf.data.schema import MANIFEST
-from brnf.data.shards import build_manifest, write_part
-from brnf.data.transforms import decode_image
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = int(os.environ.get("BRNF_SCALE_IMAGES", 100_000))
-UNIT_ROWS, PART_ROWS, NUM_CLASSES = 32, 2048, 81
-FLAGS = ["--label.scales", "0.5", "--no-label.flip", "--compute.device", "cpu"]
+UNIT_ROWS = 32
+FLAGS = ["--label.scales", "0.5", "--label.no-flip", "--compute.device", "cpu"]
 SAMPLE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Photographs of a folder, as often as it takes, each copy with an id and tags of its own."""
-
-    folder: str
-    kind = "voc"
-    masks = "none"
-    class_names = ("background", *(f"class{number}" for number in range(1, NUM_CLASSES)))
-
-    def list_entries(self) -> tuple[list[Entry], list[Refusal]]:
-        files = sorted(Path(self.folder).glob("*.jpg"))
-        entries = [
-            Entry(f"copy{number // len(files):03d}-{files[number % len(files)].stem}", str(files[number % len(files)]))
-            for number in range(NUM_IMAGES)
-        ]
-        return sorted(entries, key=lambda entry: hashlib.sha256(entry.id.encode()).digest()), []
-
-    def read_record(self, entry: Entry) -> tuple[Record, str]:
-        content = Path(entry.file).read_bytes()
-        height, width = decode_image(content).shape[:2]
-        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(entry.id.encode()).digest()[:8], "little"))
-        labels = sorted(int(c) for c in rng.choice(np.arange(1, NUM_CLASSES), rng.integers(1, 4), replace=False))
-        return Record(entry.id, content, tuple(labels), None, None, 1, width, height), "drawn"
-
-    def fingerprint(self) -> str:
-        return ""
-
-
-def write_copies(source: Copies, out: str) -> None:
-    """Write the shards with a process a core."""
-    entries, _ = source.list_entries()
-    jobs = [
-        (source, entries[start : start + PART_ROWS], out, part)
-        for part, start in enumerate(range(0, NUM_IMAGES, PART_ROWS))
-    ]
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        parts = pool.starmap(_write, jobs)
-    storage.write_json(storage.join(out, MANIFEST), build_manifest(source, "copies", parts, [], UNIT_ROWS))
-
-
-def _write(source: Copies, entries: list[Entry], out: str, part: int) -> dict[str, Any]:
-    return write_part(source, entries, out, part=part, unit_rows=UNIT_ROWS)
 
 
 class Sample(NamedTuple):
@@ -106,7 +54,8 @@ def look(session: int, parts: Path) -> Sample:
 def test_label__memory_and_work_an_image_do_not_grow(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_copies(Copies(str(shared / "data/voc_subset/VOCdevkit/VOC2012/JPEGImages")), str(tmp_path / "shards"))
+    photographs = shared / "data/voc_subset/VOCdevkit/VOC2012/JPEGImages"
+    write_copies(Copies(str(photographs), NUM_IMAGES), str(tmp_path / "shards"), UNIT_ROWS)
     write_random_run(str(tmp_path / "run"), Copies.class_names)
     command = [
         sys.executable, "-m", "brnf", "label", "--run", str(tmp_path / "run"), "--shards", str(tmp_path / "shards"),
