@@ -138,16 +138,19 @@ def test_brnf__trains_without_a_warning_whatever_the_flow(components: int, depth
 
 @pytest.mark.slow
 def test_compiled__gives_the_losses_of_eager_mode() -> None:
-    """Within 0.1 % over ten steps: fused kernels add in another order, and steps build on each other."""
+    """Equal to rounding for three steps, within half a percent for ten: fused kernels add in another order, and what
+    thresholds make of it the next steps build on (eager mode whose weights are moved by a millionth: 0.08 % by then).
+    """
     rows = []
     for wrap in (unwrapped, torch.compile):
         torch.manual_seed(0)
         train_step = new_step(new_state(config(), CLASSES, "brnf").train(), config(), 10, wrap=cast(Wrap, wrap))
         rows.append([{name: float(value.mean()) for name, value in train_step(batch(i), i).items()} for i in range(10)])
-    for eager, compiled in zip(*rows, strict=True):
+    for number, (eager, compiled) in enumerate(zip(*rows, strict=True)):
         for name in ("classification", "guidance", "consistency", "f1_bits_per_dim", "f2_bits_per_dim"):
             if name in eager:
-                assert compiled[name] == pytest.approx(eager[name], rel=1e-3), name
+                assert compiled[name] == pytest.approx(eager[name], rel=1e-5 if number < 3 else 5e-3), name
+    assert "f2_bits_per_dim" in rows[0][2]  # so that the steps that are equal have flows in them
 
 
 def test_brnf__measures_its_health() -> None:
