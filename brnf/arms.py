@@ -19,10 +19,12 @@ NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
 NO_DENOISE = {"brnf.denoise": {"enabled": False}}
 NO_CONTRAST = {"brnf.contrast": {"weight": 0.0}}
 
-FACTORS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
-"""Background factors that prototype CAMs are read with."""
-ODDS = (1.0, 0.1, 0.02, 0.005, 0.001)
-"""Prior odds of the background that posteriors are read with; the inner ones where they are fused."""
+FACTORS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""Background factors that prototype CAMs are read with. The best have been .2 to .5: a grid ends beyond its choices."""
+ODDS = (0.1, 0.02, 0.005, 0.001, 2e-4, 4e-5)
+"""Prior odds of the background that posteriors are read with; the best have been .001 or less."""
+FUSED_ODDS, FUSED_WEIGHTS = ODDS[2:-1], (0.5, 1.0)
+"""The same where posteriors are fused, and their weights beside the prototype CAM's 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,6 @@ def arm_config(config: RunConfig, arm: Arm) -> RunConfig:
 def ways(read_out: ReadOutConfig) -> dict[str, list[ReadOutConfig]]:
     """Ways of reading a run at a recipe's scales, by family: those of PLAIN, then those that take a flow."""
     plain = replace(read_out, refine="none")
-    fused = replace(plain, maps="fusion", fusion=(1.0, 0.0, 0.5))
     return {
         "prototype": [replace(plain, maps="prototype", background_factor=factor) for factor in FACTORS],
         "prototype and classifier": [
@@ -109,9 +110,12 @@ def ways(read_out: ReadOutConfig) -> dict[str, list[ReadOutConfig]]:
         ],
         "posterior": [replace(plain, maps="posterior", posterior_background=odds) for odds in ODDS],
         "prototype and posterior": [
-            replace(fused, background_factor=factor, posterior_background=odds)
+            replace(
+                plain, maps="fusion", fusion=(1.0, 0.0, weight), background_factor=factor, posterior_background=odds
+            )
             for factor in FACTORS
-            for odds in ODDS[1:-1]
+            for odds in FUSED_ODDS
+            for weight in FUSED_WEIGHTS
         ],
     }
 
