@@ -75,7 +75,8 @@ ARMS: tuple[Arm, ...] = (
         turns_off={"brnf.denoise.score": "ratio", **NO_CONTRAST},
     ),
     Arm(
-        name="contrast", what="E4: + contrast, without sampled features", against="calibration",
+        # Its BSDNF is the recipe's: by ratio, except in the preset literal.
+        name="contrast", what="E4: + contrast, without sampled features", against="ratio",
         turns_off={"brnf.contrast.sampled_size": 0},
     ),
     Arm(name=FULL, what="E5: + sampled features, the full method", against="contrast", turns_off={}, every_seed=True),
