@@ -15,8 +15,8 @@ from brnf.config import ReadOutConfig, RunConfig, overlay
 BASE, GUIDANCE, FULL, ORACLE = "base", "guidance", "full", "oracle"
 NO_CLEAN = {"clean.enabled": False}
 NO_CALIBRATION = {"brnf.calibration.weight": 0.0}
+NO_DENOISE = {"brnf.denoise.enabled": False}
 # The rest of a part that is off goes back to its defaults, so that runs without it do not change with its fields.
-NO_DENOISE = {"brnf.denoise": {"enabled": False}}
 NO_CONTRAST = {"brnf.contrast": {"weight": 0.0}}
 
 FACTORS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
@@ -34,8 +34,8 @@ class Arm:
     name: str
     what: str
     """What it adds, for people."""
-    turns_off: dict[str, Any] | None = None
-    """Fields laid over the recipe; None for the base, which is trained already."""
+    fields: dict[str, Any] | None = None
+    """What is laid over the recipe, mostly parts turned off; None for the base, which is trained already."""
     against: str | None = None
     """The arm that it is compared with, to tell the effect of what it adds."""
     true_seeds: bool = False
@@ -48,38 +48,40 @@ ARMS: tuple[Arm, ...] = (
     Arm(name=BASE, what="the base", every_seed=True),
     Arm(
         name="longer", what="its own losses, for as many steps more", against=BASE,
-        turns_off={"brnf.guidance_weight": 0.0, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+        fields={"brnf.guidance_weight": 0.0, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(
         name=GUIDANCE, what="E1: guided by the base seeds", against=BASE, every_seed=True,
-        turns_off={**NO_CLEAN, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+        fields={**NO_CLEAN, **NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(
         name=ORACLE, what="guided by true masks instead (an upper bound, not a method)", against=GUIDANCE,
-        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST}, true_seeds=True,
+        fields={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST}, true_seeds=True,
     ),
     Arm(
         name="clean", what="E3 offline: by seeds that a flow has cleaned", against=GUIDANCE,
-        turns_off={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
+        fields={**NO_CALIBRATION, **NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(
         name="calibration", what="E2: + calibration by f1's posterior", against="clean",
-        turns_off={**NO_DENOISE, **NO_CONTRAST},
+        fields={**NO_DENOISE, **NO_CONTRAST},
     ),
     Arm(
         name="likelihood", what="E3: + BSDNF by likelihood", against="calibration",
-        turns_off={"brnf.denoise.score": "likelihood", **NO_CONTRAST},
+        fields={"brnf.denoise.enabled": True, "brnf.denoise.score": "likelihood", **NO_CONTRAST},
     ),
     Arm(
         name="ratio", what="E3: + BSDNF by ratio", against="calibration",
-        turns_off={"brnf.denoise.score": "ratio", **NO_CONTRAST},
+        fields={"brnf.denoise.enabled": True, "brnf.denoise.score": "ratio", **NO_CONTRAST},
     ),
     Arm(
-        # Its BSDNF is the recipe's: by ratio, except in the preset literal.
-        name="contrast", what="E4: + contrast, without sampled features", against="ratio",
-        turns_off={"brnf.contrast.sampled_size": 0},
+        name="denoise", what="E3: + BSDNF or not, as the recipe has it", against="calibration", fields=NO_CONTRAST,
     ),
-    Arm(name=FULL, what="E5: + sampled features, the full method", against="contrast", turns_off={}, every_seed=True),
+    Arm(
+        name="contrast", what="E4: + contrast, without sampled features", against="denoise",
+        fields={"brnf.contrast.sampled_size": 0},
+    ),
+    Arm(name=FULL, what="E5: + sampled features, the full method", against="contrast", fields={}, every_seed=True),
 )  # fmt: skip
 
 
@@ -97,8 +99,9 @@ def chosen_arms(names: Sequence[str]) -> list[Arm]:
 
 
 def arm_config(config: RunConfig, arm: Arm) -> RunConfig:
-    """The recipe with the arm's parts turned off."""
-    return overlay(config, arm.turns_off or {})
+    """The recipe with the arm's fields. BSDNF that an arm leaves off has no fields, so that equal runs are one run."""
+    made = overlay(config, arm.fields or {})
+    return made if made.brnf.denoise.enabled or not arm.fields else overlay(made, {"brnf.denoise": {"enabled": False}})
 
 
 def ways(read_out: ReadOutConfig) -> dict[str, list[ReadOutConfig]]:

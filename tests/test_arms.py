@@ -16,6 +16,10 @@ def test_arms__differ_in_what_brnf_trains_with_and_in_nothing_else(recipe: str) 
     for name, arm in made.items():
         assert arm.brnf.optim == config.brnf.optim and arm.base == config.base and arm.label == config.label, name
     assert made["likelihood"].brnf.denoise.score == "likelihood" and made["ratio"].brnf.denoise.score == "ratio"
+    assert made["likelihood"].brnf.denoise.enabled and made["ratio"].brnf.denoise.enabled
+    off = overlay(config, {"brnf.denoise.enabled": False, "brnf.denoise.floor": 0.7})
+    unlike = {arm.name: arm_config(off, arm) for arm in ARMS}
+    assert unlike["denoise"] == unlike["calibration"] != unlike["ratio"] and unlike[FULL] == off
     guided = made["guidance"].brnf
     assert (guided.calibration.weight, guided.denoise.enabled, guided.contrast.weight) == (0, False, 0)
     other = arm_config(overlay(config, {"brnf.denoise.floor": 0.7, "brnf.contrast.weight": 0.3}), ARMS[2])

@@ -79,7 +79,8 @@ class Ablate(RecipeVerb):
     """
 
     arms: tuple[str, ...] = ()
-    """Run these only, beside base: longer, guidance, oracle, clean, calibration, likelihood, ratio, contrast, full."""
+    """Run these only, beside base: longer, guidance, oracle, clean, calibration, likelihood, ratio, denoise, contrast,
+    full."""
     random_seeds: tuple[int, ...] = ()
     """The first is run with every arm, others with base, guidance and full; none means the recipe's."""
     choose_split: str = "train"
