@@ -105,8 +105,11 @@ def arm_config(config: RunConfig, arm: Arm) -> RunConfig:
 
 
 def ways(read_out: ReadOutConfig) -> dict[str, list[ReadOutConfig]]:
-    """Ways of reading a run at a recipe's scales, by family: those of PLAIN, then those that take a flow."""
-    plain = replace(read_out, refine="none")
+    """Ways of reading a run at a recipe's scales, by family: those of PLAIN, then those that take a flow.
+
+    Nothing else of the recipe's read-out is in them, so that scores stay up to date when it changes.
+    """
+    plain = ReadOutConfig(scales=read_out.scales, flip=read_out.flip, long_side=read_out.long_side)
     return {
         "prototype": [replace(plain, maps="prototype", background_factor=factor) for factor in FACTORS],
         "prototype and classifier": [

@@ -47,6 +47,8 @@ def test_ways__have_the_recipes_scales_no_refinement_and_the_plain_families_firs
     every = [way for family in families.values() for way in family]
     assert {(way.scales, way.flip, way.refine) for way in every} == {((1.0, 0.5), True, "none")}
     assert len(set(every)) == len(every)
+    other = ReadOutConfig(scales=(1.0, 0.5), maps="fusion", fusion=(1, 0, 1), posterior_background=0.1)
+    assert ways(other) == families
     plain = indices(read_out, PLAIN)
     assert plain == list(range(len(plain)))
     assert all(way.maps == "prototype" or (way.maps == "fusion" and way.fusion[2] == 0) for way in every[: len(plain)])
