@@ -32,6 +32,8 @@ _LITERAL = {
     "brnf.consistency_weight": 0.0,
     "brnf.calibration.temperature": 1.0,
     "brnf.calibration.fit_temperature": False,
+    "clean.enabled": False,
+    "brnf.denoise.enabled": True,
     "brnf.denoise.score": "likelihood",
     "brnf.denoise.floor": 0.0,
     "brnf.denoise.softness": 0.001,
